@@ -13,10 +13,11 @@ import csv
 import importlib.metadata
 import io
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,7 @@ from ..web.figures import Chart, Series, draw
 from .calibration import (
     MIN_ROWS,
     Calibration,
+    Covariance,
     TailFit,
     apply_map,
     check_expected,
@@ -47,12 +49,14 @@ from .calibration import (
     tail_size,
 )
 from .default_calibration import fit_measure, hash_bits
-from .evaluate import Truth, read_truth
 from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
 from .local_scaling import LocalMeasure
 from .pair_graph import default_feature
 from .rule import DEFAULT_HAMMING
-from .view_table import MAX_VIEWED, load_views
+from .view_table import MAX_VIEWED, SHORTEST, load_views
+
+if TYPE_CHECKING:
+    from .evaluate import Truth
 
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.
 _RELATED_BITS = 10
@@ -209,6 +213,7 @@ def make_copies(
     sample: int,
     seed: int,
     progress: Progress | None,
+    hashes: Hashes | None,
 ) -> Copies:
     """Change a sample of contents, each in `ROUNDS` ways, and encode the copies as the contents were.
 
@@ -217,69 +222,122 @@ def make_copies(
     picture = spec["modality"] == "image"
     names = list(GRADED if picture else TEXT_EDITS)
     rounds = min(ROUNDS, len(names))
-    of, kinds, turns, vectors, alike = [], [], [], [], []
+    views = None if hashes is None else hashes.views
+    of, kinds, turns, own, others = [], [], [], [], []
     taken = 0
-    waiting: list[Any] = []
-
-    def flush() -> None:
-        if waiting:
-            made = (
-                encoder.encode_images(np.stack(waiting), [spec["output"]])
-                if picture
-                else encoder.encode_texts(waiting, [spec["output"]])
-            )[spec["output"]]
-            assert isinstance(made, np.ndarray)
-            vectors.append(made.astype(dtype))
-            waiting.clear()
-
     cleaning = spec["provenance"].get("cleaning", "")
-    for row in rng.permutation(len(contents)).tolist():
-        if taken == sample:
-            break
-        made = _changed(contents.slice(row, 1).to_pylist()[0], picture, names, rounds, taken, [seed, row])
-        fresh = list(made)
-        taken += bool(fresh)
-        for turn, (kind, copy, hashes) in enumerate(fresh):
-            try:
-                waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
-            except Exception:  # of a model's own preprocessing: it costs this copy only
-                continue
-            of.append(row)
-            kinds.append(kind)
-            turns.append(turn)
-            alike.append(hashes)
-            if len(waiting) >= min(encoder.batch_size, _BATCH):
-                flush()
-        if progress:
-            progress(taken, min(sample, len(contents)))
-    flush()
+    with _Encoding(encoder, picture, spec["output"]) as encoding:
+        for row in rng.permutation(len(contents)).tolist():
+            if taken == sample:
+                break
+            known = None if views is None or not views.usable[row].any() else views.hashes[row]
+            item = contents.slice(row, 1).to_pylist()[0]
+            fresh = list(_changed(item, picture, names, rounds, taken, [seed, row], known))
+            taken += bool(fresh)
+            for turn, (kind, copy, content, changed) in enumerate(fresh):
+                try:
+                    prepared = encoder.prepare_image(copy) if picture else clean(copy, cleaning)
+                except Exception:  # of a model's own preprocessing: it costs this copy only
+                    continue
+                encoding.add(prepared)
+                of.append(row)
+                kinds.append(kind)
+                turns.append(turn)
+                own.append(content)
+                others.append(changed)
+            if progress:
+                progress(taken, min(sample, len(contents)))
+        vectors = encoding.finished()
     if not of:
         what = "image files" if picture else "texts"
         raise SourceError(f"none of the {what} could be read again, so that there is nothing to calibrate by")
-    apart, whole, agreed = (np.array(column) for column in zip(*alike, strict=True))
-    return Copies(
-        np.array(of), np.array(kinds), np.array(turns), np.concatenate(vectors), apart, whole, agreed
-    )
+    apart, whole, agreed = _compared(np.array(own), np.array(others))
+    return Copies(np.array(of), np.array(kinds), np.array(turns), vectors.astype(dtype), apart, whole, agreed)
+
+
+class _Encoding:
+    """What an encoder makes of inputs that come one by one; batches are encoded while others are prepared."""
+
+    def __init__(self, encoder: Encoder, picture: bool, output: str) -> None:
+        self._encoder, self._picture, self._output = encoder, picture, output
+        self._pool = encoder.stream_pool()
+        self._waiting: list[Any] = []
+        self._made: list[Future[np.ndarray]] = []
+
+    def __enter__(self) -> _Encoding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, prepared: Any) -> None:
+        """Take an input, as the encoder prepares it."""
+        self._waiting.append(prepared)
+        if len(self._waiting) >= min(self._encoder.batch_size, _BATCH):
+            self._flush()
+
+    def finished(self) -> np.ndarray:
+        """Vectors of all inputs, in their order, (m, d)."""
+        self._flush()
+        return np.concatenate([made.result() for made in self._made]) if self._made else np.empty((0, 0))
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if self._made:
+            self._made[-1].result()  # two at a time would take a hundred megabytes more
+        self._made.append(self._pool.submit(self._encode, self._waiting))
+        self._waiting = []
+
+    def _encode(self, batch: list[Any]) -> np.ndarray:
+        outputs = [self._output]
+        if self._picture:
+            made = self._encoder.encode_images(np.stack(batch), outputs)
+        else:
+            made = self._encoder.encode_texts(batch, outputs)
+        vectors = made[self._output]
+        assert isinstance(vectors, np.ndarray)
+        return vectors
+
+
+def _compared(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`apart`, `whole` and `agreed` of `Copies`, of the hashes of contents and of their copies, uint64 (m, VIEWS)."""
+    m = len(own)
+    if not own.shape[1]:
+        return np.full(m, 65), np.full(m, 65), np.full(m, -1.0)
+    hashes = np.concatenate([own, others])
+    both = ViewHashes(hashes, informative(hashes), 0)
+    i = np.arange(m)
+    bits = np.bitwise_count(own[:, 0] ^ others[:, 0]).astype(np.int64)
+    whole = np.where(both.usable[:m, 0] & both.usable[m:, 0], bits, 65)
+    return both.distance(i, m + i), whole, both.agreement(i, m + i)
 
 
 def _changed(
-    item: dict[str, Any], picture: bool, names: Sequence[str], rounds: int, number: int, seed: list[int]
-) -> Iterator[tuple[str, Any, tuple[int, int, float]]]:
-    """The copies of one content: transform, copy, and `apart`, `whole` and `agreed` of `Copies`."""
+    item: dict[str, Any],
+    picture: bool,
+    names: Sequence[str],
+    rounds: int,
+    number: int,
+    seed: list[int],
+    known: np.ndarray | None,
+) -> Iterator[tuple[str, Any, np.ndarray, np.ndarray]]:
+    """The copies of one content: transform, copy, and the hashes of the content's views, if `known`, and of the copy's."""
     chosen = [names[(number + turn * len(names) // rounds) % len(names)] for turn in range(rounds)]
     if not picture:
+        nothing = np.empty(0, np.uint64)
         for kind in chosen:
             rng = np.random.default_rng([*seed, names.index(kind)])
-            yield kind, TEXT_EDITS[kind](item["text"], rng), (65, 65, -1.0)
+            yield kind, TEXT_EDITS[kind](item["text"], rng), nothing, nothing
         return
     try:
         data, _ = read_file(Path(item["root"] or "") / item["path"])
-        original = decode(data)
+        original = decode(data, shortest=_LARGEST)
     except (ImageError, OSError, ValueError, TypeError):
         return
     if original.blank:
         return
-    own = view_hashes(original.image)
+    own = _views_as_read(original.image) if known is None else known
     # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
     original.image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BICUBIC)
     for kind in chosen:
@@ -289,13 +347,14 @@ def _changed(
         )
         with Image.open(io.BytesIO(file)) as opened:
             copy = opened.convert("RGB")
-        if is_blank(copy):
-            continue
-        hashes = np.stack([own, view_hashes(copy)])
-        both = ViewHashes(hashes, informative(hashes), 0)
-        pair = np.array([0]), np.array([1])
-        far = int(np.bitwise_count(hashes[0, 0] ^ hashes[1, 0])) if both.usable[:, 0].all() else 65
-        yield kind, copy, (int(both.distance(*pair)[0]), far, float(both.agreement(*pair)[0]))
+        if not is_blank(copy):
+            yield kind, copy, own, _views_as_read(copy)
+
+
+def _views_as_read(image: Image.Image) -> np.ndarray:
+    """Hashes of the views of a picture at the size at which `find` reads its file."""
+    factor = min(image.size) // SHORTEST
+    return view_hashes(image.reduce(factor) if factor > 1 else image)
 
 
 def _format(kind: str, original: str) -> str:
@@ -309,6 +368,8 @@ SHRINKAGES = (1.0, 0.4)
 
 _MAX_FITTED = 20_000
 _MAX_COMPARED = 6000
+#: Contents whose pairs tell how alike any two are.
+_MAX_RANDOM = 1000
 #: Recall that a map must gain to be worth having.
 _MIN_GAIN = 0.005
 #: Cosine of the vectors of one picture that was saved twice, to within rounding.
@@ -339,6 +400,8 @@ def calibrate(
     Known `pairs` (CSV of `a`, `b`, and perhaps `label`): positives count like another transform, "labelled", and not as
     unrelated; negatives count as unrelated, however near their hashes. With `figures` the curves are drawn, too.
     """
+    from threadpoolctl import threadpool_limits
+
     store = Store.of(store)
     if sample is not None and sample < 1:
         raise UsageError(f"the sample must be at least 1 content, not {sample}")
@@ -359,18 +422,19 @@ def calibrate(
             "to know what unrelated "
             "ones look like; give `icehouse dups find` a --threshold instead"
         )
-    known = (
-        {}
-        if pairs is None
-        else _known(store, read_truth(pairs, store.items.read(["item_id"])["item_id"]), spec["key"], contents)
-    )
+    known: Known = {}
+    if pairs is not None:
+        from .evaluate import read_truth
+
+        truth = read_truth(pairs, store.items.read(["item_id"])["item_id"])
+        known = _known(store, truth, spec["key"], contents)
     lent = encoder is not None
     encoder = load_checked(spec, encoder, device=device)
     rng = np.random.default_rng([seed, 3])
     hashes = None
     if spec["modality"] == "image":
         hashes = Hashes.of(store, contents, hamming, expected_false_pairs)
-    copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
+    copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress, hashes)
     del encoder
     # Some hundred megabytes that the fits below have a use for.
     pa.default_memory_pool().release_unused()
@@ -382,24 +446,9 @@ def calibrate(
     fitted = np.sort(rng.permutation(n)[:_MAX_FITTED])
     compared = np.sort(rng.permutation(n)[:_MAX_COMPARED])
     evidence = _Evidence(X, copies, hashes, known, expected_false_pairs, sample, seed)
-    tried = [_fit_candidate(shrinkage, evidence, fitted, compared) for shrinkage in SHRINKAGES]
-    best = _chosen(tried)
-    lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
-    fitting = (best.mean, best.matrix, best.tail, len(fitted))
-    made = Calibration(feature, spec["fingerprint"], *fitting, copies=lowest_first)
-    if best.local is not None:
-        seen = best.evidence[np.isfinite(best.evidence)]
-        made = replace(made, local=best.local, evidence=tuple(np.sort(seen).tolist()))
-    if hashes is not None and best.local is not None:
-        views = None if hashes.views is None else hashes.views.subset(best.reference)
-        whole = np.where(hashes.useful, hashes.whole, 0)[best.reference]
-        made = replace(made, bits=hash_bits(best.local, whole, views))
-    elif hashes is not None:
-        units = apply_map(X[compared], best.mean, best.matrix)
-        made = replace(made, bits=hashes.fit_bits(compared, units, best.cosine, known))
-        if made.radius("whole", n, hamming, expected_false_pairs) < hamming:
-            # Otherwise hashes of 64 bits suffice.
-            made = replace(made, agreement=hashes.fit_agreement(compared, units, best.cosine, known))
+    # Threads of NumPy's BLAS that wait for the next small product spin meanwhile: the fits took twice the processor time.
+    with threadpool_limits(limits=1, user_api="blas"):
+        made, best, tried = _fitted(feature, spec["fingerprint"], evidence, fitted, compared, hamming)
     best.cosine = made.threshold(n, expected_false_pairs)
     report = _report(made, best, tried, evidence, hamming)
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
@@ -467,13 +516,49 @@ class _Candidate:
     evidence: np.ndarray  # of each copy with its content; NaN without a local measure
 
 
+def _fitted(
+    feature: str,
+    fingerprint: str,
+    evidence: _Evidence,
+    fitted: np.ndarray,
+    compared: np.ndarray,
+    hamming: int,
+) -> tuple[Calibration, _Candidate, list[_Candidate]]:
+    """A calibration without a report, the map that it has, and all that were tried."""
+    X, hashes, known, n = evidence.X, evidence.hashes, evidence.known, len(evidence.X)
+    tried = [_fit_candidate(shrinkage, evidence, fitted, compared) for shrinkage in SHRINKAGES]
+    best = _chosen(tried)
+    lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
+    fitting = (best.mean, best.matrix, best.tail, len(fitted))
+    made = Calibration(feature, fingerprint, *fitting, copies=lowest_first)
+    if best.local is not None:
+        seen = best.evidence[np.isfinite(best.evidence)]
+        made = replace(made, local=best.local, evidence=tuple(np.sort(seen).tolist()))
+    if hashes is not None and best.local is not None:
+        views = None if hashes.views is None else hashes.views.subset(best.reference)
+        whole = np.where(hashes.useful, hashes.whole, 0)[best.reference]
+        made = replace(made, bits=hash_bits(best.local, whole, views))
+    elif hashes is not None:
+        units = apply_map(X[compared], best.mean, best.matrix)
+        made = replace(made, bits=hashes.fit_bits(compared, units, best.cosine, known))
+        if made.radius("whole", n, hamming, evidence.expected) < hamming:
+            # Otherwise hashes of 64 bits suffice.
+            made = replace(made, agreement=hashes.fit_agreement(compared, units, best.cosine, known))
+    return made, best, tried
+
+
 def _fit_candidate(
     shrinkage: float, evidence: _Evidence, fitted: np.ndarray, compared: np.ndarray
 ) -> _Candidate:
     X, copies, hashes, known = evidence.X, evidence.copies, evidence.hashes, evidence.known
     base = X if len(fitted) == len(X) else X[fitted]
-    mean, matrix = fit_map(base, shrinkage)
+    covariance = None if shrinkage >= 1 else Covariance.of(base)
+    if covariance is None:
+        mean, matrix = fit_map(base, shrinkage)
+    else:
+        mean, matrix = covariance.mean, covariance.matrix(shrinkage)
     units = apply_map(X[compared], mean, matrix)
+    mapped = units if len(units) == len(X) else None
     usable = np.flatnonzero(np.abs(units).sum(axis=1) > 0)
     units, compared = units[usable], compared[usable]
     if len(units) < MIN_ROWS:
@@ -492,20 +577,13 @@ def _fit_candidate(
         # Near hashes tell nothing apart where all pictures share them: equal vectors alone are copies then.
         related = labels_of(i, j, known, cosine >= _EQUAL)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
-    pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
-    pick = pick[:, pick[0] != pick[1]]
-    # In parts: of 1,280 dimensions these rows are a gigabyte.
-    random = np.concatenate(
-        [
-            np.einsum("ij,ij->i", units[a], units[b])
-            for a, b in zip(*(np.array_split(p, 50) for p in pick), strict=True)
-        ]
-    )
-    positives = _positives(shrinkage, base, mean, matrix, X, copies)
-    del base, units  # what follows needs the memory
+    some = units[np.random.default_rng(0).permutation(len(units))[:_MAX_RANDOM]]
+    random = (some @ some.T)[np.triu_indices(len(some), 1)]
+    positives = _positives(shrinkage, covariance, mean, matrix, X, copies)
+    del base, covariance, units  # what follows needs the memory
     threshold = tail.threshold(len(X), evidence.expected)
     found = positives >= threshold
-    local, reference, standing = _hold_against_neighbours(mean, matrix, positives, evidence)
+    local, reference, standing = _hold_against_neighbours(mean, matrix, mapped, positives, evidence)
     if local is not None:
         found = standing >= local.threshold(len(X), evidence.expected)
     kinds = list(dict.fromkeys(copies.kinds.tolist()))
@@ -519,20 +597,28 @@ def _fit_candidate(
 
 
 def _hold_against_neighbours(
-    mean: np.ndarray, matrix: np.ndarray | None, positives: np.ndarray, evidence: _Evidence
+    mean: np.ndarray,
+    matrix: np.ndarray | None,
+    mapped: np.ndarray | None,
+    positives: np.ndarray,
+    evidence: _Evidence,
 ) -> tuple[LocalMeasure | None, np.ndarray, np.ndarray]:
-    """The local measure under a map, its reference, and the evidence of each copy with its content."""
+    """The local measure under a map, its reference, and the evidence of each copy with its content.
+
+    `mapped` are all contents after the map, where they are at hand.
+    """
     X, copies, hashes = evidence.X, evidence.copies, evidence.hashes
     views = None if hashes is None else hashes.views
     none = np.full(len(positives), np.nan)
     try:
-        local, reference = fit_measure(X, np.arange(len(X)), mean, matrix, views, evidence.known)
+        local, reference = fit_measure(
+            X, np.arange(len(X)), mean, matrix, views, evidence.known, mapped=mapped
+        )
     except UsageError:
         return None, np.empty(0, np.int64), none
     numbers, at = np.unique(copies.of, return_inverse=True)
-    beside = local.neighbourhoods(
-        apply_map(X[numbers], mean, matrix), None if views is None else views.subset(numbers)
-    )
+    units = apply_map(X[numbers], mean, matrix) if mapped is None else mapped[numbers]
+    beside = local.neighbourhoods(units, None if views is None else views.subset(numbers))
     # A copy has the neighbours of its content.
     apart = None if views is None else copies.apart
     return local, reference, beside.evidence(at, at, positives, apart, local.quantile)
@@ -540,7 +626,7 @@ def _hold_against_neighbours(
 
 def _positives(
     shrinkage: float,
-    base: np.ndarray,
+    fitted: Covariance | None,
     mean: np.ndarray,
     matrix: np.ndarray | None,
     X: np.ndarray,
@@ -548,15 +634,15 @@ def _positives(
 ) -> np.ndarray:
     """Cosine of each copy with its content."""
     cosines = np.empty(len(copies.of))
-    for turn in np.unique(copies.rounds).tolist():
-        now = np.flatnonzero(copies.rounds == turn)
-        by = (mean, matrix)
+    seen = np.ones(len(copies.of), bool)
+    if fitted is not None and matrix is not None and fitted.rows < 5 * len(mean):
         # Labelled copies are in the store, and the map has seen them.
-        if turn >= 0 and matrix is not None and len(base) < 5 * base.shape[1]:
-            by = fit_map(np.concatenate([base, copies.vectors[now]]), shrinkage)
-        cosines[now] = np.einsum(
-            "ij,ij->i", apply_map(X[copies.of[now]], *by), apply_map(copies.vectors[now], *by)
-        )
+        seen = copies.rounds < 0
+        for turn in np.unique(copies.rounds[~seen]).tolist():
+            now = np.flatnonzero(copies.rounds == turn)
+            cosines[now] = fitted.cosines_with(X[copies.of[now]], copies.vectors[now], shrinkage)
+    left, right = (apply_map(rows[seen], mean, matrix) for rows in (X[copies.of], copies.vectors))
+    cosines[seen] = np.einsum("ij,ij->i", left, right)
     return cosines
 
 

@@ -20,7 +20,7 @@ import json
 import tempfile
 import zipfile
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -198,26 +198,36 @@ def tail_size(pairs: int) -> int:
 def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> tuple[float, float, float]:
     """Shape, scale, and share below `limit`, by maximum likelihood; `truncated` if larger values were not looked at."""
     scales = limit * np.geomspace(0.01, 5, 241)
-    # In parts: of all scales at once these are a hundred megabytes.
-    parts = np.array_split(scales, 16)
+    log_sums = _log_sums(excess, float(_SHAPES[1] / scales[-1]), float(_SHAPES[-1] / scales[0]))
+    total = float(excess.sum())
     best = (-np.inf, 0.0, limit, 1.0)
     for shape in _SHAPES.tolist():
         with np.errstate(divide="ignore", invalid="ignore"):
             if abs(shape) < 1e-9:
                 seen = -np.expm1(-limit / scales)
-                sums = [-(excess / part[:, None]).sum(axis=1) for part in parts]
+                likelihood = -total / scales
             else:
                 seen = 1 - np.maximum(0, 1 + shape * limit / scales) ** (-1 / shape)
-                sums = [
-                    -(1 + 1 / shape) * np.log1p(shape * excess / part[:, None]).sum(axis=1) for part in parts
-                ]
-            likelihood = np.concatenate(sums)
+                likelihood = -(1 + 1 / shape) * log_sums(np.log(shape / scales))
             likelihood -= len(excess) * (np.log(scales) + (np.log(seen) if truncated else 0))
         likelihood = np.where(np.isfinite(likelihood), likelihood, -np.inf)
         k = int(np.argmax(likelihood))
         if likelihood[k] > best[0]:
             best = (float(likelihood[k]), shape, float(scales[k]), float(seen[k]))
     return best[1:]
+
+
+def _log_sums(values: np.ndarray, least: float, most: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Sums of ``log(1 + factor * value)`` over all values, by the logarithm of a factor from `least` to `most`.
+
+    They are a smooth function of it, which the polynomial through 64 of them meets to the last digits. For each shape and
+    scale they would be fifty million logarithms.
+    """
+    return np.polynomial.Chebyshev.interpolate(
+        lambda at: np.array([np.log1p(factor * values).sum() for factor in np.exp(at)]),
+        63,
+        np.log([least, most]),
+    )
 
 
 #: With fewer contents there are too few pairs to learn from.
@@ -229,6 +239,8 @@ _MARGIN = 1 / 3
 _BLOCK = 256
 #: Rows of which a map's covariance is summed up at once.
 _MAPPED_AT_ONCE = 4096
+#: Axes along which so small a share of the largest squared length lies are rounding.
+_NO_LENGTH = 1e-12
 
 #: Transforms that leave a picture what it is, and the recall of them below which a calibration is of little use.
 _SAVED_AGAIN, _MIN_RECALL = ("recompress", "format"), 0.9
@@ -238,43 +250,116 @@ _LOCAL = "local.npz"
 _FORMAT = 3
 
 
+@dataclass(frozen=True)
+class Covariance:
+    """Mean of some rows, and their covariance by its axes: across these there is none."""
+
+    rows: int  # that were usable
+    mean: np.ndarray  # float64 (d,)
+    squares: float  # sum of the squared lengths of the centred rows
+    axes: np.ndarray  # float64 (d, k)
+    values: np.ndarray  # float64 (k,)
+
+    @classmethod
+    def of(cls, X: np.ndarray) -> Covariance:
+        """Get that of rows (n, d); those with values that are not finite are left out."""
+        rows = _usable_rows(X)
+        n, dim = rows.shape
+        mean = _mean(rows)
+        if n < dim:
+            # The products of few rows with one another have the same spectrum, and are a small matrix.
+            centred = rows.astype(np.float64)
+            centred -= mean
+            squares = float(np.einsum("ij,ij->", centred, centred))
+            lengths, across = np.linalg.eigh(centred @ centred.T)
+            kept = lengths > _NO_LENGTH * max(lengths[-1], np.finfo(float).tiny)
+            lengths, across = lengths[kept], across[:, kept]
+            return cls(n, mean, squares, centred.T @ (across / np.sqrt(lengths)), lengths / n)
+        covariance, squares = np.zeros((dim, dim)), 0.0
+        for part in _parts(n):
+            centred = rows[part].astype(np.float64)
+            centred -= mean
+            squares += float(np.einsum("ij,ij->", centred, centred))
+            covariance += centred.T @ centred
+        del centred  # what follows needs the memory
+        covariance /= n
+        values, axes = np.linalg.eigh(covariance)
+        return cls(n, mean, squares, axes, np.maximum(values, 0))
+
+    def matrix(self, shrinkage: float) -> np.ndarray | None:
+        """The map's symmetric matrix, float32 (d, d); None where all rows are equal."""
+        dim = len(self.mean)
+        variance = self.squares / (self.rows * dim)
+        if not variance > 0:
+            return None
+        damped = ((1 - shrinkage) * self.values / variance + shrinkage) ** -0.5
+        rest = shrinkage**-0.5
+        matrix = (self.axes * (damped - rest)) @ self.axes.T + rest * np.eye(dim)
+        return matrix.astype(np.float32)
+
+    def cosines_with(self, contents: np.ndarray, copies: np.ndarray, shrinkage: float) -> np.ndarray:
+        """Cosine of each content with its copy (m, d), mapped by a map that is fitted to these rows and all the copies.
+
+        No such map is made: the inverse of the covariance follows from that of the rows by as many numbers as there are
+        copies (Woodbury).
+        """
+        m, dim = copies.shape
+        both = np.concatenate([contents, copies]).astype(np.float64) - self.mean
+        usable = np.isfinite(both).all(axis=1)
+        both[~usable] = 0
+        added = m + np.flatnonzero(usable[m:])
+        total = self.rows + len(added)
+        shift = both[added].sum(axis=0) / total  # of the mean
+        squares = self.squares + np.einsum("ij,ij->", both[added], both[added]) - total * (shift @ shift)
+        ground = shrinkage * squares / dim
+        if not ground > 0:
+            return np.zeros(m)
+        along = both @ self.axes
+        weights = 1 / ((1 - shrinkage) * self.rows * self.values + ground) - 1 / ground
+        products = (along * weights) @ along.T + both @ both.T / ground
+        core = products[np.ix_(added, added)]
+        core += (np.eye(len(added)) + 1 / self.rows) / (1 - shrinkage)
+        products -= products[:, added] @ np.linalg.solve(core, products[added])
+        # From the old mean to the new one.
+        moved = np.eye(2 * m)
+        moved[:, added] -= 1 / total
+        products = moved @ products @ moved.T
+        lengths = np.sqrt(np.maximum(np.diagonal(products), 0))
+        pointing = usable & (
+            RowSet.of(np.concatenate([contents, copies]), self.mean + shift).measure().squares > 0
+        )
+        lengths[~pointing] = np.inf
+        cosines: np.ndarray = np.diagonal(products, m) / (lengths[:m] * lengths[m:])
+        return cosines
+
+
 def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Fit the map after which cosines are taken.
 
     Gives the mean float64 (d,) and a symmetric matrix float32 (d, d), None where the rows are only centred (shrinkage 1).
     """
-    usable = np.isfinite(X).all(axis=1)
-    rows = X if usable.all() else X[usable]
-    n, dim = rows.shape
-    if not n:
-        raise UsageError("no content has a usable vector")
-    # In parts: in float64 all rows are some hundreds of megabytes.
-    parts = [slice(start, start + _MAPPED_AT_ONCE) for start in range(0, n, _MAPPED_AT_ONCE)]
-    mean = np.sum([rows[part].astype(np.float64).sum(axis=0) for part in parts], axis=0) / n
     if shrinkage >= 1:
-        return mean, None
-    covariance, squares = np.zeros((dim, dim)), 0.0
-    for part in parts:
-        centred = rows[part].astype(np.float64)
-        centred -= mean
-        squares += float(np.einsum("ij,ij->", centred, centred))
-        if n >= dim:
-            covariance += centred.T @ centred
-    del centred  # what follows needs the memory
-    variance = squares / (n * dim)
-    if not variance > 0:
-        return mean, None
-    if n < dim:
-        # The covariance of few rows has few axes, and all that is across them is scaled alike.
-        _, lengths, across = np.linalg.svd(rows.astype(np.float64) - mean, full_matrices=False)
-        values, axes = lengths**2 / n, across.T
-    else:
-        covariance /= n
-        values, axes = np.linalg.eigh(covariance)
-    damped = ((1 - shrinkage) * np.maximum(values, 0) / variance + shrinkage) ** -0.5
-    rest = shrinkage**-0.5
-    matrix = (axes * (damped - rest)) @ axes.T + rest * np.eye(dim)
-    return mean, matrix.astype(np.float32)
+        return _mean(_usable_rows(X)), None
+    fitted = Covariance.of(X)
+    return fitted.mean, fitted.matrix(shrinkage)
+
+
+def _usable_rows(X: np.ndarray) -> np.ndarray:
+    usable = np.isfinite(X).all(axis=1)
+    if not usable.any():
+        raise UsageError("no content has a usable vector")
+    return X if usable.all() else X[usable]
+
+
+def _parts(n: int) -> list[slice]:
+    """Slices of rows: in float64 all of them are some hundreds of megabytes."""
+    return [slice(start, start + _MAPPED_AT_ONCE) for start in range(0, n, _MAPPED_AT_ONCE)]
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    sums = [rows[part].astype(np.float64).sum(axis=0) for part in _parts(len(rows))]
+    mean: np.ndarray = np.sum(sums, axis=0) / len(rows)
+    return mean
 
 
 def apply_map(

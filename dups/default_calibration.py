@@ -153,7 +153,7 @@ def fit_calibration(
     total = len(units) * (len(units) - 1) // 2
     i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
     beside = local.neighbourhoods(units, seen)
-    related = related_pairs(local, beside, units, seen, i, j)
+    related = related_pairs(local, beside, units, None if seen is None else seen.distance(i, j), i, j)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     made = Calibration(feature, fingerprint, mean, matrix, tail, len(fitted), local=local)
     return made if hashes is None else replace(made, bits=hash_bits(local, hashes[rows], seen))
@@ -166,13 +166,16 @@ def fit_measure(
     matrix: np.ndarray | None,
     views: ViewHashes | None,
     labels: Mapping[tuple[int, int], bool] | None = None,
+    *,
+    mapped: np.ndarray | None = None,
 ) -> tuple[LocalMeasure, np.ndarray]:
     """Fit the local measure under a map, and give the contents that are its reference.
 
-    `labels` tell of pairs ``i < j`` of contents whether they are copies; these are never taken for anything else.
+    `labels` tell of pairs ``i < j`` of contents whether they are copies; these are never taken for anything else. `mapped`
+    are all contents after the map, where they are at hand.
     """
     rows = order[reference_rows(len(order))]
-    units = apply_map(X[rows], mean, matrix)
+    units = apply_map(X[rows], mean, matrix) if mapped is None else mapped[rows]
     rows, units = rows[np.abs(units).sum(axis=1) > 0], units[np.abs(units).sum(axis=1) > 0]
     labelled = None
     if labels:
@@ -192,12 +195,13 @@ def hash_bits(
     beside = local.neighbourhoods(units, seen)
     a, b = rng.integers(0, len(units), (2, _PAIRS))
     a, b = a[a != b], b[a != b]
-    unrelated = ~related_pairs(local, beside, units, seen, a, b)
+    apart = None if seen is None else seen.distance(a, b)
+    unrelated = ~related_pairs(local, beside, units, apart, a, b)
     a, b = a[unrelated], b[unrelated]
     one, two = hashes[a], hashes[b]
     fits = {"whole": fit_bits(np.bitwise_count(one ^ two)[(one > 0) & (two > 0)].astype(np.int64))}
-    if seen is not None:
-        nearest = seen.distance(a, b)
+    if apart is not None:
+        nearest = apart[unrelated]
         fits["views"] = fit_bits(nearest[nearest <= 64].astype(np.int64))
     return {what: fit for what, fit in fits.items() if fit is not None}
 
@@ -206,17 +210,18 @@ def related_pairs(
     local: LocalMeasure,
     beside: Neighbourhoods,
     units: np.ndarray,
-    views: ViewHashes | None,
+    apart: np.ndarray | None,
     i: np.ndarray,
     j: np.ndarray,
 ) -> np.ndarray:
-    """Tell which pairs of the reference are too near for unrelated ones."""
+    """Tell which pairs of the reference, whose nearest views are `apart` bits apart, are too near for unrelated ones."""
     told = np.empty(len(i), bool)
     for start in range(0, len(i), 8192):
-        a, b = i[start : start + 8192], j[start : start + 8192]
-        apart = None if views is None else views.distance(a, b)
+        part = slice(start, start + 8192)
+        a, b = i[part], j[part]
+        bits = None if apart is None else apart[part]
         cosine = np.einsum("ij,ij->i", units[a], units[b])
-        told[start : start + 8192] = beside.evidence(a, b, cosine, apart, local.quantile) >= local.least
+        told[part] = beside.evidence(a, b, cosine, bits, local.quantile) >= local.least
     return told
 
 

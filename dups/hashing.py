@@ -462,17 +462,44 @@ class PictureViews:
 
 
 def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """Hash a picture and its parts, uint64 (VIEWS,)."""
-    return picture_views(image, box).hashes
+    """Hash a picture and its parts, uint64 (VIEWS,): what `picture_views` makes of them, and nothing else."""
+    grey = image.convert("L")
+    whole, trimmed = _squares(grey, box or content_box(image))
+    return _view_hashes(whole, trimmed)[0]
 
 
 def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
     """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
     grey = image.convert("L")
     planes = colour_planes(image)
-    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or _content_box(image, planes)
+    box = box or _content_box(image, planes)
+    whole, trimmed = _squares(grey, box)
+    hashes, turned = _view_hashes(whole, trimmed)
+    # Means of four pixels; to sum along the axes of a reshaped array takes several times as long.
+    thumb = whole[::2, ::2] + whole[1::2, ::2]
+    thumb += whole[::2, 1::2]
+    thumb += whole[1::2, 1::2]
+    thumb = np.rint(thumb / 4).astype(np.uint8)
+    sides = np.array([image.width, image.height] * 2, float)
+    x0, y0, x1, y1 = (np.array(box) / sides).tolist()
+    inside = (x0, y0, x1, y1)
+    inner, cells = part_boxes(planes, inside)
+    boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
+    squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
+    full, _ = _transforms()
+    low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
+    return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
+
+
+def _squares(grey: Image.Image, box: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture as a whole and what is in the box, both `_FINE` pixels a side."""
+    everything = (0.0, 0.0, float(grey.width), float(grey.height))
     whole = _square(grey, everything)
-    trimmed = whole if box == everything else _square(grey, box)
+    return whole, whole if box == everything else _square(grey, box)
+
+
+def _view_hashes(whole: np.ndarray, trimmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`hashes` and `turned` of `PictureViews`."""
     full, crops = _transforms()
     # Scaling a crop and its cosine transform are both linear, so that a crop costs two products of small matrices. They stay
     # as small as this, since BLAS spreads larger ones over threads of its own, which fight with those that hash.
@@ -487,19 +514,7 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     turned = every[: WHOLE_VIEWS * len(ORIENTATIONS)].reshape(WHOLE_VIEWS, len(ORIENTATIONS))
     mirrored = turned[1, ORIENTATIONS.index("mirror")]
     hashes = np.concatenate([turned[:, 0], [mirrored], every[turned.size :]])
-    # Means of four pixels; to sum along the axes of a reshaped array takes several times as long.
-    thumb = whole[::2, ::2] + whole[1::2, ::2]
-    thumb += whole[::2, 1::2]
-    thumb += whole[1::2, 1::2]
-    thumb = np.rint(thumb / 4).astype(np.uint8)
-    sides = np.array([image.width, image.height] * 2, float)
-    x0, y0, x1, y1 = (np.array(box) / sides).tolist()
-    inside = (x0, y0, x1, y1)
-    inner, cells = part_boxes(planes, inside)
-    boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
-    squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
-    low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
-    return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
+    return hashes, turned
 
 
 def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:

@@ -255,18 +255,23 @@ def cross_distances(
 def all_distances(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Bits between the nearest views of every two contents, uint8 (m, m); 64 where there are none."""
     m, views = hashes.shape
-    apart = np.empty((m, m), np.uint8)
+    apart = np.full((m, m), 64, np.uint8)
     signs = [_signs(hashes[:, view], usable[:, view]) for view in range(views)]
     best, room = np.empty((2, _BLOCK, m), np.float32)
-    for start in range(0, m, _BLOCK):
-        rows = min(_BLOCK, m - start)
-        part, most, products = slice(start, start + rows), best[:rows], room[:rows]
-        most.fill(-64)
-        for whole in signs[:WHOLE_VIEWS]:
-            for view in signs:
-                np.matmul(whole[part], view.T, out=products)
+    rows = np.arange(m)
+    for view in range(WHOLE_VIEWS):
+        if view:
+            # Most pictures have no margin, and both of these views are the same.
+            differing = (hashes[:, view] != hashes[:, 0]) | (usable[:, view] != usable[:, 0])
+            rows = np.flatnonzero(differing)
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            most, products = best[: len(part)], room[: len(part)]
+            most.fill(-64)
+            for other in signs:
+                np.matmul(signs[view][part], other.T, out=products)
                 np.maximum(most, products, out=most)
-        apart[part] = np.round((64 - most) / 2)
+            apart[part] = np.minimum(apart[part], np.round((64 - most) / 2))
     return np.minimum(apart, apart.T)
 
 

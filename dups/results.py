@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from ..data.images import ORIENTATIONS
 from ..data.splits import connected
 from ..errors import count_of, one_or_many
-from ..store.sql import csv_table
 from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, deletable_files
 from .hashing import distinct
@@ -430,7 +429,7 @@ def write_lists(
             "same_file_as": same.take(pa.array(staying)),
         }
     )
-    pcsv.write_csv(csv_table(kept), folder / "keep.csv")
+    _write_csv(kept, folder / "keep.csv")
     chosen = pa.array(np.flatnonzero(goes))
     member = member.take(chosen)
     dropped = pa.table(
@@ -441,7 +440,7 @@ def write_lists(
             **{name: member[name] for name in ("group", "kind", "hamming", "cosine", "same_file_as")},
         }
     )
-    pcsv.write_csv(csv_table(dropped), folder / "drop.csv")
+    _write_csv(dropped, folder / "drop.csv")
     return kept.num_rows, dropped.num_rows, notes
 
 
@@ -496,7 +495,7 @@ def write_variants(
             else pc.utf8_slice_codeunits(texts.take(pa.array(items)), 0, _TEXT_CHARS),
         }
     )
-    pcsv.write_csv(csv_table(table), folder / "variants.csv")
+    _write_csv(table, folder / "variants.csv")
     pq.write_table(
         table.drop_columns(["file", "text"]).cast(VARIANTS), folder / "variants.parquet", compression="zstd"
     )
@@ -588,3 +587,9 @@ def between_copies(ranked: RankedItems) -> int:
     """Pairs that there are among copies of one content, of which those with the best copy are written."""
     counts = np.bincount(ranked.content[ranked.content >= 0])
     return int((counts * (counts - 1) // 2).sum())
+
+
+def _write_csv(table: pa.Table, file: Path) -> None:
+    from ..store.sql import csv_table  # which loads DuckDB
+
+    pcsv.write_csv(csv_table(table), file)

@@ -60,7 +60,8 @@ _SCHEMA = pa.schema(
     ]
 )
 
-_SHORTEST = 256
+#: Shortest side, in pixels, that a picture may be decoded to for its views.
+SHORTEST = 256
 _WRITTEN = 2048  # contents after which a part is written
 _READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
 
@@ -297,7 +298,7 @@ def _table(store: Store) -> Table:
 
 def _views_of(data: bytes) -> dict[str, Any]:
     """A row of the table, of an image file."""
-    picture = decode(data, shortest=_SHORTEST)
+    picture = decode(data, shortest=SHORTEST)
     views = picture_views(picture.image)
     left, top, right, bottom = views.box
     row = {"box": views.box, "thumb": views.thumb.tobytes()}

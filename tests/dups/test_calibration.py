@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from icehouse.dups.calibration import (
     MIN_COSINE,
     Calibration,
+    Covariance,
     HashRule,
     TailFit,
+    _fit_pareto,
     apply_map,
     fit_bits,
     fit_map,
@@ -150,6 +152,50 @@ def test_the_map_is_the_inverse_square_root_of_the_shrunk_covariance(n: int, dim
     covariance = centred.T @ centred / n
     shrunk = 0.7 * covariance / (np.trace(covariance) / dim) + 0.3 * np.eye(dim)
     assert matrix @ shrunk @ matrix == pytest.approx(np.eye(dim), abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(12, 40), (30, 30), (200, 8), (2, 5)])
+@pytest.mark.parametrize("copies", [1, 7])
+def test_a_map_that_has_seen_some_copies_more_need_not_be_made(n: int, dim: int, copies: int) -> None:
+    rng = np.random.default_rng(n)
+    rows = (rng.standard_normal((n, dim)) * np.arange(1, dim + 1) + 5).astype(np.float32)
+    contents = rows[rng.integers(0, n, copies)]
+    made = (contents + rng.standard_normal((copies, dim))).astype(np.float32)
+    for shrinkage in (0.4, 0.05):
+        mean, matrix = fit_map(np.concatenate([rows, made]), shrinkage)
+        wanted = (apply_map(contents, mean, matrix) * apply_map(made, mean, matrix)).sum(axis=1)
+        assert Covariance.of(rows).cosines_with(contents, made, shrinkage) == pytest.approx(wanted, abs=2e-5)
+
+
+def test_a_copy_without_a_direction_tells_nothing_of_the_others() -> None:
+    rows = unrelated(30, 12)
+    contents, made = rows[:4].copy(), rows[4:8].copy()
+    fitted = Covariance.of(rows)
+    without = fitted.cosines_with(contents[[0, 2]], made[[0, 2]], 0.4)
+    made[1], made[3] = np.nan, np.inf
+    assert fitted.cosines_with(contents, made, 0.4) == pytest.approx([without[0], 0, without[1], 0], abs=1e-9)
+    # All rows are one, and so are the copies: no row differs from the mean.
+    same = np.full((20, 4), 0.3, np.float32)
+    assert not Covariance.of(same).cosines_with(same[:3], same[:3], 0.4).any()
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+@pytest.mark.parametrize("shape", [0.0, 0.05, 0.3])
+def test_a_tail_is_fitted_as_by_every_logarithm(shape: float, truncated: bool) -> None:
+    uniform = np.random.default_rng(0).uniform(size=3000)
+    excess = np.sort(-np.log(uniform) if not shape else (uniform**-shape - 1) / shape)[::-1] * 0.07
+    limit = float(excess[0])
+    best = (-np.inf, 0.0, 0.0)
+    for tried in np.linspace(0, 0.1, 11).tolist():
+        for scale in (limit * np.geomspace(0.01, 5, 241)).tolist():
+            if tried:
+                log = -(1 + 1 / tried) * np.log1p(tried * excess / scale).sum()
+                seen = 1 - (1 + tried * limit / scale) ** (-1 / tried)
+            else:
+                log, seen = -excess.sum() / scale, 1 - np.exp(-limit / scale)
+            log -= len(excess) * (np.log(scale) + (np.log(seen) if truncated else 0))
+            best = max(best, (log, tried, scale))
+    assert _fit_pareto(excess, limit, truncated=truncated)[:2] == pytest.approx(best[1:], rel=1e-12)
 
 
 def test_a_row_is_mapped_alike_wherever_it_stands() -> None:
