@@ -241,6 +241,7 @@ def find_duplicates(
             pictures = None
             if viewed:
                 pictures = Overlays(partial(thumbs_of, store, seen), np.arange(len(contents)))
+                pictures.recall(near / "overlays.npz", seen)
             contents.variants = Variants.gather(
                 texts, ranked.content, len(contents), pictures, dropped=variants == "drop"
             )
@@ -308,6 +309,8 @@ def find_duplicates(
             # Looked at again, since hours may have gone by.
             files = inspect_again(ranked, keepers, temp)
             clusters = cluster_table(ranked, keepers, contents, files.first(), family, why)
+            if pictures is not None and where is None:
+                pictures.keep(near / "overlays.npz", seen)
             if changed is not None:
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")

@@ -29,7 +29,6 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -434,8 +433,8 @@ _SCHEMA = pa.schema(
 _BATCH = 512
 #: New contents, at most, whose facts are measured before it is known which have copies.
 _BEFOREHAND = 500
-#: Groups in order after which processes, where there are any, have been sent all others.
-_UNDER_WAY = 3
+#: Seconds that two pictures take to be compared.
+_COMPARING = 0.004
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
@@ -584,13 +583,14 @@ def choose_keepers(
             told = Facts(*map(np.stack, columns))
             members.append(_Members(told, standing[first], ages[first], relations.known(names)))
         # Of new pictures nothing is known: processes compare them while the others are put in order by what is.
-        new = measured(_in_order, [each for each in members if not each.relations], threads)
-        under_way = list(islice(new, _UNDER_WAY))
-        found = [_in_order(each, known_only=True) if each.relations else None for each in members]
-        unlike = [each for each, told in zip(members, found, strict=True) if told is None and each.relations]
-        made = {True: measured(_in_order, unlike, threads), False: chain(under_way, new)}
-        for one, names, each, told in zip(held, compared, members, found, strict=True):
-            order, reason, used = told or next(made[bool(each.relations)]) or _NO_ORDER
+        new = [k for k, each in enumerate(members) if not each.relations]
+        orders = measured(_in_order, [members[k] for k in new], threads, seconds=_COMPARING)
+        found = {k: _in_order(each, known_only=True) for k, each in enumerate(members) if each.relations}
+        left = [k for k, told in found.items() if told is None]
+        found.update(zip(left, measured(_in_order, [members[k] for k in left], threads), strict=True))
+        found.update(zip(new, orders, strict=True))
+        for k, (one, names) in enumerate(zip(held, compared, strict=True)):
+            order, reason, used = found[k] or _NO_ORDER
             if not len(order):
                 continue
             relations.use(names, used)

@@ -472,6 +472,8 @@ class PairSearch:
         (codes, cosine), nothing = self._by_cosine, np.empty(0, np.int64)
         seen = self._by_views if self._by_views is not None and contents.views is not None else nothing
         seen = np.setdiff1d(seen, codes)
+        if contents.variants is not None and contents.variants.pictures is not None:
+            contents.variants.pictures.expect(*np.divmod(np.concatenate([codes, seen]), len(contents)))
         pairs, sure = [np.empty((3, 0))], [np.empty((2, 0), np.int64)]
         for part, known in ((codes, cosine), (seen, None)):
             for start in range(0, len(part), _MIN_BLOCK):

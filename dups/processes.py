@@ -35,14 +35,27 @@ _MODULES = (*(f"{__package__}.{name}" for name in ("groups", "registration", "vi
 _started: list[Future[None]] = []
 
 
-def measured(measure: Callable[[T], R], tasks: Sequence[T], workers: int | None = None) -> Iterator[R]:
+def measured(
+    measure: Callable[[T], R], tasks: Sequence[T], workers: int | None = None, *, seconds: float = 0.0
+) -> Iterator[R]:
     """What a function of a module makes of each task, in their order; in `workers` processes where there is much to do.
 
-    An IcehouseError says that a process has died.
+    `seconds` is about what a task takes, if that is known: processes that are started are sent all of them at once, before
+    the first result is asked for. An IcehouseError says that a process has died.
     """
-    count, spent = _count(workers), 0.0
+    count = _count(workers)
     started = bool(_started) and all(each.done() for each in _started)
-    worth, telling = (_WORTH_STARTED, 2) if started else (_WORTH, _TELLING)
+    if started and count > 1 and seconds * len(tasks) > _WORTH_STARTED:
+        return _in_processes(measure, tasks, count)
+    return _told_by_the_first(
+        measure, tasks, count, *((_WORTH_STARTED, 2) if started else (_WORTH, _TELLING))
+    )
+
+
+def _told_by_the_first(
+    measure: Callable[[T], R], tasks: Sequence[T], count: int, worth: float, telling: int
+) -> Iterator[R]:
+    spent = 0.0
     for done, task in enumerate(tasks):
         if done >= telling and count > 1 and spent / done * (len(tasks) - done) > worth:
             yield from _in_processes(measure, tasks[done:], count)
@@ -123,4 +136,9 @@ def _end_with(parent: int) -> None:
 def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
     at_once = max(min(_AT_ONCE, len(tasks) // (4 * count)), 1)
     with _alive():
-        yield from _pool(count).map(measure, tasks, chunksize=at_once)
+        return _living(_pool(count).map(measure, tasks, chunksize=at_once))
+
+
+def _living(results: Iterator[R]) -> Iterator[R]:
+    with _alive():
+        yield from results

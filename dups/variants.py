@@ -9,11 +9,15 @@ of hardly a letter, says nothing. Where texts say nothing, or the same, thumbnai
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -22,7 +26,9 @@ import pyarrow.compute as pc
 
 from ..data.text import clean
 from ..errors import count_of, one_or_many
+from ..store.files import publish
 from ..store.store import Store
+from .hashing import VIEWS_VERSION
 
 #: What becomes of variants: both are kept, or they count as duplicates.
 Policy: TypeAlias = Literal["keep", "drop"]
@@ -44,6 +50,11 @@ _TEXTS, _CHARS = 8, 5000
 #: Pairs whose pictures are laid over each other, at a tenth of a millisecond each. Beyond them only those are that groups
 #: are made of.
 MAX_OVERLAYS = 300_000
+
+#: Changes whenever something else is told of the same thumbnails; and pairs of which that is kept in a store's cache.
+_VERSION, _KEPT = f"1, views {VIEWS_VERSION}", 200_000
+_EXPECTED = 20_000  # pairs, at most, whose pictures are fetched before they are asked for
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 #: What told a pair as a variant, as `Variants.of` numbers it.
 EVIDENCE = (None, "text", "picture", "detail")
@@ -496,10 +507,51 @@ class Overlays:
     _bands: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # `word_bands` of each
     #: What was told of pairs: a search asks of most of them four times.
     _told: dict[tuple[int, int], tuple[bool, float]] = field(default_factory=dict, repr=False)
+    _recalled: int = 0  # how many of these an earlier search told
+    _expected: set[int] = field(default_factory=set, repr=False)  # numbers that the next fetch brings as well
+
+    def expect(self, i: np.ndarray, j: np.ndarray) -> None:
+        """Have the pictures of pairs of which nothing is told yet fetched with the next: a few take as long as hundreds."""
+        pairs = zip(self.numbers[i].tolist(), self.numbers[j].tolist(), strict=True)
+        self._expected.update(*(pair for pair in islice(pairs, _EXPECTED) if pair not in self._told))
+
+    def recall(self, file: Path, digests: pa.Array) -> None:
+        """Take over what `keep` wrote of pairs of contents, known by their `digests`."""
+        with contextlib.suppress(*_UNREADABLE), np.load(file, allow_pickle=False) as held:
+            keys, differ, added = (held[name] for name in ("keys", "differ", "added"))
+            whole = differ.dtype == bool and added.dtype == np.float64 and keys.dtype.kind == "S"
+            if str(held["version"]) != _VERSION or not whole or keys.shape != (2, *differ.shape):
+                return
+            ends = pc.index_in(pa.array(keys.ravel().astype("U64")), value_set=digests)
+            i, j = pc.fill_null(ends, -1).to_numpy().reshape(keys.shape)
+            at = np.flatnonzero((i >= 0) & (j >= 0))
+            pairs = zip(i[at].tolist(), j[at].tolist(), strict=True)
+            self._told.update(
+                zip(pairs, zip(differ[at].tolist(), added[at].tolist(), strict=True), strict=True)
+            )
+            self._recalled = len(self._told)
+
+    def keep(self, file: Path, digests: pa.Array) -> None:
+        """Write what was told of pairs, if any is new, of contents that have thumbnails."""
+        if len(self._told) == self._recalled:
+            return
+        seen = [
+            (pair, said)
+            for pair, said in self._told.items()
+            if all(self._held.get(k, 0) is not None for k in pair)
+        ]
+        seen = seen[-_KEPT:]
+        ends = np.array([pair for pair, _ in seen], np.int64).reshape(-1, 2).T
+        keys = np.array(digests.take(pa.array(ends.ravel())).to_pylist(), "S64").reshape(ends.shape)
+        differ, added = np.array([said for _, said in seen], np.float64).reshape(-1, 2).T
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with publish(file) as temp, temp.open("wb") as opened:
+                np.savez(opened, version=np.array(_VERSION), keys=keys, differ=differ > 0, added=added)
 
     def subset(self, numbers: np.ndarray) -> Overlays:
         """Those of the contents `numbers`."""
-        return Overlays(self.load, self.numbers[numbers], self._held, self._bands, self._told)
+        return Overlays(self.load, self.numbers[numbers], self._held, self._bands, self._told, self._recalled)
 
     def of(self, i: np.ndarray, j: np.ndarray) -> Overlay:
         """Lay the pictures ``i[k]`` and ``j[k]`` over each other; nothing is told of pairs of which one has no thumbnail."""
@@ -573,6 +625,9 @@ class Overlays:
     def _fetch(self, numbers: np.ndarray) -> None:
         new = np.array([number for number in numbers.tolist() if number not in self._held], np.int64)
         if len(new):
+            more = [number for number in self._expected if number not in self._held]
+            new = np.union1d(new, np.array(more, np.int64))
+            self._expected.clear()
             thumbs, there = self.load(new)
             bands = word_bands(thumbs) * there[:, None]
             for number, thumb, rows, known in zip(new.tolist(), thumbs, bands, there.tolist(), strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,12 @@ def read_views(
     else:
         wanted = keys.unique().drop_null()
         held = []
-        for batch in snapshot.batches(names, _READ_THUMBS if "thumb" in columns else _READ):
-            held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
+        for part in (replace(snapshot, parts=(part,)) for part in snapshot.parts):
+            # A few thumbnails lie in a few parts.
+            if not pc.any(pc.is_in(part.read(names[:1])["image_sha256"], value_set=wanted)).as_py():
+                continue
+            for batch in part.batches(names, _READ_THUMBS if "thumb" in columns else _READ):
+                held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
         read = pa.Table.from_batches(held, _SCHEMA.empty_table().select(names).schema)
     at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
     return {name: read[name].combine_chunks().take(at) for name in columns}

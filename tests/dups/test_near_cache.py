@@ -157,8 +157,8 @@ def test_a_second_search_compares_no_pair_of_files_again(
             cache / "relations.json",
         ]
 
-    names = ["cosines", "keys", "mapped", "relations", "squares", "toy-a-image-joint.neighbourhoods"]
-    names += ["turned", "units", "views"]
+    names = ["cosines", "keys", "mapped", "overlays", "relations", "squares"]
+    names += ["toy-a-image-joint.neighbourhoods", "turned", "units", "views"]
     assert (
         sorted(path.stem.rpartition(".")[2] if path.suffix == ".npy" else path.stem for path in kept())
         == names
