@@ -41,6 +41,29 @@ def test_one_worker_and_little_work_start_no_process(monkeypatch: pytest.MonkeyP
     assert list(processes.measured(eval, [], 2)) == []
 
 
+def test_what_is_known_to_take_long_is_sent_to_started_processes_before_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processes, "_started", [])
+    assert set(processes.measured(eval, [PID] * 4, 2, seconds=1.0)) == {os.getpid()}
+    processes.start(2)
+    assert processes.started() == 2
+    for each in processes._started:
+        each.result()
+    marks = [tmp_path / f"{k}" for k in range(6)]
+    tasks = [
+        f"(__import__('pathlib').Path({str(mark)!r}).touch(), {PID}, {k})" for k, mark in enumerate(marks)
+    ]
+    sent = processes.measured(eval, tasks, 2, seconds=1.0)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not all(mark.exists() for mark in marks):
+        time.sleep(0.05)
+    assert all(mark.exists() for mark in marks)
+    found = list(sent)
+    assert [number for _, _, number in found] == list(range(6))
+    assert os.getpid() not in {pid for _, pid, _ in found}
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_is_told_with_a_remedy() -> None:
     tasks = ["1"] * 20 + [f"{PID} == {os.getpid()} or __import__('os')._exit(9)"] * 20
