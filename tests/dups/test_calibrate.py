@@ -96,9 +96,10 @@ def test_it_is_measured_kept_and_used(store: Store) -> None:
 
 def test_a_threshold_of_ones_own_comes_first_and_false_pairs_choose_again(calibrated: Store) -> None:
     store, calibration = calibrated, Calibration.open(calibrated, FEATURE)
-    given = find_duplicates(store, feature=FEATURE, rule=0.99).summary["parameters"]
+    given = find_duplicates(store, feature=FEATURE, rule=0.99, views=False).summary["parameters"]
     assert (given["cosine"], given["cosine_from"]) == (0.99, "given")
-    loose = find_duplicates(store, feature=FEATURE, expected_false_pairs=50).summary["parameters"]
+    options: dict[str, Any] = {"expected_false_pairs": 50, "views": False}
+    loose = find_duplicates(store, feature=FEATURE, **options).summary["parameters"]
     assert loose["cosine"] == calibration.threshold(40, 50) < calibration.threshold(40, 1)
     with pytest.raises(UsageError, match="not both"):
         find_duplicates(store, feature=FEATURE, rule=0.9, expected_false_pairs=2)
@@ -134,7 +135,7 @@ def test_one_of_another_fingerprint_or_format_is_left_alone(
     file = Calibration.folder(calibrated, FEATURE) / "calibration.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     write_sums(file.parent)
-    summary = find_duplicates(calibrated, feature=FEATURE).summary
+    summary = find_duplicates(calibrated, feature=FEATURE, views=False).summary
     assert summary["parameters"]["cosine_from"] == "default"
     assert any(says in note for note in summary["notes"])
 

@@ -28,10 +28,9 @@ from typer.testing import CliRunner, Result
 STRANGE = [*HOSTILE, "photo\u202egpj.exe \u2066x\u2069", "two\nlines\r\n\x1b[2J\u2028", "word " * 20_000]
 
 
-@pytest.fixture
-def feed(tmp_path: Path) -> Store:
+def made_feed(folder: Path) -> Store:
     """Five files: a large picture, a small one of another format, a copy of that, one farther off, and one alone."""
-    root = tmp_path / "pictures"
+    root = folder / "pictures"
     root.mkdir()
     picture(1, 400, 300).save(root / "large.png")
     picture(1, 200, 150).save(root / "small.jpg", quality=60)
@@ -47,9 +46,20 @@ def feed(tmp_path: Path) -> Store:
         entry(root / "far.png", "far"),
         entry(root / "alone.png", "alone"),
     ]
-    store = filled(tmp_path / "store", items, near([0, 4, 4, 16, 90]))
+    store = filled(folder / "store", items, near([0, 4, 4, 16, 90]))
     find_duplicates(store, rule=0.95, views=False)
     return store
+
+
+@pytest.fixture(scope="module")
+def feed_once(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return made_feed(tmp_path_factory.mktemp("feed"))
+
+
+@pytest.fixture
+def feed(feed_once: Store, tmp_path: Path) -> Store:
+    """A copy of that; the pictures are those of all."""
+    return Store.open(shutil.copytree(feed_once.path, tmp_path / "store"))
 
 
 def card(text: str, item_id: str) -> str:
@@ -279,8 +289,8 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
     assert "same text" not in card(text, "t0")
 
 
-def test_bad_files_are_told_and_stop_nothing(feed: Store) -> None:
-    root = Path(feed.items.read(["root"])["root"][0].as_py())
+def test_bad_files_are_told_and_stop_nothing(tmp_path: Path) -> None:
+    feed, root = made_feed(tmp_path), tmp_path / "pictures"
     (root / "large.png").write_text("<!doctype html><title>404</title>")
     (root / "twin.jpg").unlink()
     (root / "far.png").unlink()

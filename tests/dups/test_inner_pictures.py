@@ -13,6 +13,7 @@ from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import colour_planes, picture_views
 from icehouse.dups.inner_pictures import part_boxes
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.view_table import load_parts
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFont
@@ -81,20 +82,24 @@ def test_tiny_pictures_have_views(size: tuple[int, int]) -> None:
     assert len(views.part_hashes) == len(views.part_boxes) >= views.cells
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = tmp_path / "images"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = tmp_path_factory.mktemp("inner") / "images"
     made.mkdir()
     for seed in range(24):
         (made / f"p{seed:02d}.jpg").write_bytes(encode(shapes(seed), "jpg", 90))
     (made / "screen.jpg").write_bytes(encode(screen(shapes(3)), "jpg", 85))
     (made / "dark.jpg").write_bytes(encode(screen(shapes(3), dark=True), "jpg", 85))
     (made / "collage.jpg").write_bytes(encode(collage([shapes(k) for k in (5, 6, 7, 100)]), "jpg", 90))
-    return embedded(made, tmp_path / "s")
+    return embedded(made, made.parent / "s")
 
 
-def test_screens_are_copies_and_a_collage_is_none(store: Store, tmp_path: Path) -> None:
-    found = find_duplicates(store, feature=None)
+@pytest.fixture(scope="module")
+def found(store: Store) -> Duplicates:
+    return find_duplicates(store, feature=None)
+
+
+def test_screens_are_copies_and_a_collage_is_none(store: Store, found: Duplicates, tmp_path: Path) -> None:
     rows = found.pairs().to_pylist()
     pairs = {(Path(row["id_a"]).stem, Path(row["id_b"]).stem): row for row in rows}
     assert {pair for pair, row in pairs.items() if row["kind"] == "perceptual"} == {
@@ -119,8 +124,8 @@ def test_screens_are_copies_and_a_collage_is_none(store: Store, tmp_path: Path) 
     assert scores["cascade"]["precision"] == 1
 
 
+@pytest.mark.usefixtures("found")
 def test_parts_are_read_back(store: Store) -> None:
-    find_duplicates(store, feature=None)
     items = store.items.read(["item_id", "image_sha256"])
     parts = load_parts(store, items["image_sha256"])
     names = [Path(name).stem for name in items["item_id"].to_pylist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def gif(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+measured = cache(measure)
+
+
 def facts_of(*files: bytes) -> Facts:
-    made = [measure(data) for data in files]
+    made = [measured(data) for data in files]
     assert all(one is not None for one in made)
     return Facts(*(np.stack([one[k] for one in made if one is not None]) for k in range(3)))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import embedded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptual_hashes
@@ -18,6 +20,7 @@ from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream
 from icehouse.dups.window import Arrival, SlidingWindow
@@ -154,9 +157,9 @@ def test_what_is_near_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     assert turned_pairs(hashes, np.ones(40, bool), lambda rows: pytest.fail("no thumbnail is needed")) is None
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "images"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("turned") / "images"
     made.mkdir()
     for seed in range(12):
         picture(seed, 160, 120).save(made / f"p{seed:02d}.png")
@@ -172,9 +175,17 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_find_tells_every_orientation(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    found = find_duplicates(tmp_path / "s", feature=None)
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Store:
+    return embedded(folder, folder.parent / "s")
+
+
+@pytest.fixture(scope="module")
+def found(store: Store) -> Duplicates:
+    return find_duplicates(store, feature=None)
+
+
+def test_find_tells_every_orientation(store: Store, found: Duplicates) -> None:
     rows = found.pairs(["id_a", "id_b", "perceptual", "hamming", "orientation"]).to_pylist()
     pairs = {(Path(row["id_a"]).name, Path(row["id_b"]).name): row for row in rows}
     for name in ORIENTATIONS[1:]:
@@ -192,13 +203,11 @@ def test_find_tells_every_orientation(folder: Path, tmp_path: Path) -> None:
     assert sum(told.values()) == sum(row["orientation"] is not None for row in rows) >= 28
     members = found.clusters(["item_id", "keeper", "orientation"]).to_pylist()
     assert all(row["orientation"] is None for row in members if row["keeper"])
-    page = write_gallery(Store.open(tmp_path / "s")).path.read_text()
+    page = write_gallery(store).path.read_text()
     assert "turned by 90° right" in page
 
 
-def test_judgements_leave_orientations_as_they_are(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    found = find_duplicates(tmp_path / "s", feature=None)
+def test_judgements_leave_orientations_as_they_are(store: Store, found: Duplicates, tmp_path: Path) -> None:
     columns = ["item_id", "orientation"]
     before = {row["item_id"]: row["orientation"] for row in found.clusters(columns).to_pylist()}
     gone = next(item for item in before if Path(item).name == "turned_flip.png")
@@ -206,7 +215,7 @@ def test_judgements_leave_orientations_as_they_are(folder: Path, tmp_path: Path)
     judged = tmp_path / "judged.csv"
     judged.write_text(f"a,b,label\n{other},{gone},0\n")
     pairs = {(row["id_a"], row["id_b"]): row["orientation"] for row in found.pairs().to_pylist()}
-    done = apply_judgements(tmp_path / "s", judged)
+    done = apply_judgements(shutil.copytree(store.path, tmp_path / "s"), judged)
     assert done.problems == []
     after = {row["item_id"]: row["orientation"] for row in done.search.clusters(columns).to_pylist()}
     assert sum(name is not None for name in after.values()) >= 12
@@ -215,9 +224,8 @@ def test_judgements_leave_orientations_as_they_are(folder: Path, tmp_path: Path)
     assert left.items() <= pairs.items()
 
 
-def test_search_without_files_read_has_no_turned_copies(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    found = find_duplicates(tmp_path / "s", feature=None, views=False)
+def test_search_without_files_read_has_no_turned_copies(store: Store) -> None:
+    found = find_duplicates(store, feature=None, views=False, name="unread")
     assert found.summary["pairs"]["by_orientation"] == {}
 
 
@@ -227,7 +235,7 @@ def test_cells_of_one_kind_are_no_mirror_images_of_each_other(tmp_path: Path) ->
     made.mkdir()
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:160, :160]
-    for k in range(60):
+    for k in range(36):
         cell = 150 - 60.0 * ((x % 40 < 3) | (y % 80 < 3)) - 0.004 * ((x - 80) ** 2 + (y - 80) ** 2)
         for _ in range(6):
             cx, cy, size = rng.integers(0, 160), rng.integers(0, 160), rng.uniform(4, 10)

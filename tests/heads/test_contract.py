@@ -79,6 +79,7 @@ def fitted(family: str, data: Data) -> Head:
     return _fitted[family]
 
 
+@pytest.mark.slow
 def test_predicts_better_than_chance(family: str, data: Data) -> None:
     head = quick(family).fit(*data(240), val=data(60, seed=1))
     X, y = data(120, seed=2)
@@ -154,7 +155,7 @@ def test_fitting_twice_gives_the_same(family: str, data: Data) -> None:
 
 
 def test_fitting_leaves_features_and_parameters_alone(family: str, data: Data) -> None:
-    X, y = data(60)
+    X, y = data(30)
     before = {name: X[name].copy() for name in X.names}
     head = quick(family)
     params = dict(head.get_params())
@@ -165,8 +166,8 @@ def test_fitting_leaves_features_and_parameters_alone(family: str, data: Data) -
 
 
 def test_what_was_chosen_can_be_fitted_again(family: str, data: Data) -> None:
-    X, y = data(90)
-    head = quick(family).fit(X, y, val=data(60, seed=1))
+    X, y = data(60)
+    head = quick(family).fit(X, y, val=data(30, seed=1))
     again = head.refit(X, y)
     assert again is not head
     assert set(head.chosen_) <= set(head.parameters())
@@ -254,7 +255,7 @@ def test_one_in_a_thousand(family: str) -> None:
 
 
 def test_a_constant_input_does_no_harm(family: str, data: Data) -> None:
-    X, y = data(60)
+    X, y = data(30)
     flat = Inputs({"image": X["image"], "text": np.zeros_like(X["text"])})
     assert np.isfinite(quick(family).fit(flat, y).predict_proba(flat)).all()
 
@@ -303,7 +304,7 @@ def test_nothing_is_predicted_before_fitting(family: str, data: Data, tmp_path: 
 
 
 def test_rows_to_choose_on_may_have_labels_of_their_own(family: str, data: Data) -> None:
-    X, y = data(60)
+    X, y = data(30)
     V, v = data(30, seed=1)
     labels = np.array(["a", "b", "c"])[y]
     others = np.array(["a", "b", "new"])[v]
@@ -324,12 +325,12 @@ def test_a_plain_array_is_enough(family: str, data: Data) -> None:
 
 
 def test_a_row_without_weight_is_not_there(family: str, data: Data) -> None:
-    X, y = data(60)
-    weight = np.r_[np.ones(45), np.zeros(15)]
-    head = quick(family).fit(X, np.r_[y[:45], np.full(15, 7)], sample_weight=weight)
+    X, y = data(36)
+    weight = np.r_[np.ones(27), np.zeros(9)]
+    head = quick(family).fit(X, np.r_[y[:27], np.full(9, 7)], sample_weight=weight)
     assert head.classes_.tolist() == [0, 1, 2]
     np.testing.assert_allclose(
-        head.predict_proba(X), quick(family).fit(X[:45], y[:45], sample_weight=np.ones(45)).predict_proba(X)
+        head.predict_proba(X), quick(family).fit(X[:27], y[:27], sample_weight=np.ones(27)).predict_proba(X)
     )
 
 

@@ -24,7 +24,7 @@ def problem(n: int, k: int, seed: int, *, ties: bool = False) -> tuple[np.ndarra
 
 
 @given(n=st.integers(2, 60), k=st.integers(2, 6), seed=st.integers(0, 10_000), ties=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_equals_scikit_learn(n: int, k: int, seed: int, ties: bool) -> None:
     y, proba, classes = problem(n, k, seed, ties=ties)
     result = score(y, proba, classes, draws=0)

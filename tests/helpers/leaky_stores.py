@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +48,14 @@ def make_store(path: Path, rows: list[Row], order: Sequence[int] | None = None) 
 
 def leaky_store(path: Path) -> Store:
     """Test's i03 is a copy of train's i00, its i04 a recompression of it; test's i05 is one of dev's i02."""
+    return Store.open(shutil.copytree(_leaky(), path))
+
+
+@cache
+def _leaky() -> Path:
+    """The same, made and searched once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="icehouse-leaky-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     rows: list[Row] = [
         (0, 0, "train", "flood"),
         (0, 0, "train", "flood"),
@@ -54,9 +66,8 @@ def leaky_store(path: Path) -> Store:
         (2, 0, "test", "calm"),
         (5, 0, None, "calm"),
     ]
-    made = make_store(path, rows)
-    find_duplicates(made, feature=None)
-    return made
+    find_duplicates(make_store(folder / "store", rows), feature=None)
+    return folder / "store"
 
 
 def run(*arguments: str | Path) -> Result:

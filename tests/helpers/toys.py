@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,8 +116,9 @@ def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
+@cache
 def shapes(seed: int, width: int = 240, height: int = 200) -> Image.Image:
-    """Shapes on a ground: another seed, another picture, with detail of all sizes."""
+    """Shapes on a ground: another seed, another picture, with detail of all sizes. Drawn once; not to be drawn on."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     pixels = np.full((height, width, 3), rng.integers(60, 200, 3), float) + (x / width * 40)[..., None]
