@@ -106,13 +106,13 @@ def parse(message: Message) -> Post:
 
 
 def _fill(post: Post, thing: Mapping[str, Any]) -> None:
-    given = thing.get("id")
+    given = _whole(thing.get("id"))
     if isinstance(given, (str, int)) and not isinstance(given, bool) and given != "":
-        post.id = str(given)[:MAX_NAME]
+        post.id = _name("id", str(given))
     elif given not in (None, ""):
-        raise ValueError(f"id is a {_kind(given)}, not a text or a number")
+        raise ValueError(f"id is a {_kind(given)}, not a text or a whole number")
     for name in _TEXTS:
-        value = thing.get(name)
+        value = _whole(thing.get(name)) if name == "label" else thing.get(name)
         if name == "label" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if value is None or value == "":
@@ -120,7 +120,8 @@ def _fill(post: Post, thing: Mapping[str, Any]) -> None:
         if not isinstance(value, str):
             raise ValueError(f"{name} is a {_kind(value)}, not a text")
         value.encode()  # halves of surrogate pairs are no text
-        setattr(post, name, value if name in ("text", "image_path", "image_url") else value[:MAX_NAME])
+        setattr(post, name, _name(name, value) if name == "label" else value)
+    post.author = post.author and post.author[:MAX_NAME]
     for name in ("image_path", "image_url"):
         if "\0" in (getattr(post, name) or ""):
             raise ValueError(f"{name} has a NUL in it")
@@ -130,6 +131,18 @@ def _fill(post: Post, thing: Mapping[str, Any]) -> None:
     post.coordinates = _coordinates(thing)
     if not post.content and post.label is None:
         raise ValueError("nothing to judge: no text, image_path, image_url or image_base64")
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as such where a column with gaps has made it a floating-point one, without losing digits."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _name(key: str, value: str) -> str:
+    """A name as it is: cut short, two would be one."""
+    if len(value) > MAX_NAME:
+        raise ValueError(f"{key} has {len(value):,} characters; at most {MAX_NAME} are taken")
+    return value
 
 
 def _picture(value: Any) -> bytes | None:

@@ -67,3 +67,14 @@ def test_what_is_sound_is_taken_as_it_is() -> None:
     )  # fmt: skip
     assert (post.id, post.text, post.label, post.hashtags) == ("17", "a\0b", "3", ("x", "y"))
     assert (post.coordinates, post.author, post.error) == ((10.0, 20.5), "me", None)
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_ids_and_labels() -> None:
+    """pandas writes 17.0 where some row has none; two ids that are cut short would be one post, and one lost."""
+    post = parse(Message(b'{"id": 17.0, "text": "x", "label": 3.0}', "#0"))
+    assert (post.id, post.label, post.error) == ("17", "3", None)
+    for number in (b"1e300", b"NaN", b"9007199254740993.0", b"1.5"):
+        assert "whole number" in str(parse(Message(b'{"id": ' + number + b', "text": "x"}', "#0")).error)
+    long = parse(Message(b'{"id": "' + b"u" * 501 + b'", "text": "x"}', "#0"))
+    assert (long.id, long.error) == ("#0", "id has 501 characters; at most 500 are taken")
+    assert len(parse(Message(b'{"text": "x", "author": "' + b"u" * 501 + b'"}', "#0")).author or "") == 500
