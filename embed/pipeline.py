@@ -23,9 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.folders import scan_images
 from ..data.image_files import is_image_name
-from ..data.manifest import Manifest, SourceOptions, read_sources
+from ..data.manifest import Manifest, SourceOptions, read_sources, scan_images
 from ..data.rows import absolute, items_table, rejected_table
 from ..data.text import check_cleaning, text_sha256
 from ..errors import EncoderError, NoRowsError, SourceError, UsageError, count_of
