@@ -495,7 +495,9 @@ def _leakage_report(found: "Leakage") -> None:
     print_table(["split", "items", *names], rows, title=f"Duplicate pairs, search {found.search['name']!r}")
     between = [pair for pair in found.pairs if pair["split_a"] != pair["split_b"] and pair["pairs"]]
     if between:
-        kinds = ("exact", "perceptual", "embedding")
+        usual = ("exact", "perceptual", "embedding")
+        known = [kind for kind in between[0] if kind not in ("split_a", "split_b", "pairs")]
+        kinds = [kind for kind in known if kind in usual or any(pair[kind] for pair in between)]
         rows = [
             [
                 f"{pair['split_a'] or '(none)'} - {pair['split_b'] or '(none)'}",

@@ -35,7 +35,7 @@ from ..errors import StoreError, UsageError, count_of, one_or_many
 from ..store.schema import RESERVED, check_single, label_columns
 from ..store.sql import left_out_note, names_missing, save, select_items
 from ..store.store import Store
-from .pair_graph import Duplicates, PairGraph, current_searches
+from .pair_graph import PAIR_KINDS, Duplicates, PairGraph, current_searches
 from .results import KINDS
 
 #: What a cleaned file has in place of the split of an item that leaves it. No training takes such rows.
@@ -244,12 +244,13 @@ class _Work:
         k = len(self.order)
         codes = self._codes(self.split, {name: place for place, name in enumerate(self.order)})
         matrices = self.near.pairs_between(codes, k)
+        kinds = [kind for kind in PAIR_KINDS if kind in KINDS or matrices[kind].any()]
         return [
             {
                 "split_a": self.order[a],
                 "split_b": self.order[b],
                 "pairs": int(sum(matrix[a, b] for matrix in matrices.values())),
-                **{kind: int(matrices[kind][a, b]) for kind in KINDS},
+                **{kind: int(matrices[kind][a, b]) for kind in kinds},
             }
             for a in range(k)
             for b in range(a, k)

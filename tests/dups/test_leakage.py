@@ -16,6 +16,7 @@ from dup_stores import IMAGES, family_rows, family_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.manifest import SourceOptions
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.leakage import (
     LEAKED,
@@ -77,6 +78,21 @@ def test_pairs_between_splits(store: Store) -> None:
     assert found.worst == test
     assert not found.lower_bound
     assert found.notes == []
+
+
+def test_pairs_that_only_people_call_duplicates_leak_and_are_told_as_such(
+    store: Store, tmp_path: Path
+) -> None:
+    judged = tmp_path / "judged.csv"
+    judged.write_text("a,b,label\ni00,i02,1\n")
+    apply_judgements(store, judged)
+    found = find_leakage(store)
+    cells = {(pair.pop("split_a"), pair.pop("split_b")): pair for pair in found.pairs}
+    assert cells["train", "dev"]["judged"] == 2  # i01 is a copy of i00
+    for cell in cells.values():
+        assert cell.pop("pairs") == sum(cell.values())
+    assert affected(found)["dev"].ids == ["i02"]
+    assert "judged" in run("dups", "leakage", "-s", store.path).output
 
 
 def test_labels_that_differ_across_splits(store: Store) -> None:

@@ -227,6 +227,12 @@ def test_groups_are_judged_in_a_browser(store: Store) -> None:
             with page.expect_navigation():
                 page.get_by_role("button", name="Undo last applied").click()
             assert page.locator(".group").count() == 4
+            # Whoever labels here has a name, which is kept with judgements too.
+            page.evaluate("localStorage.setItem('icehouse-annotator', 'Ada & Bob')")
+            page.locator(".member:not(.kept) .yes").first.click()
+            with page.expect_navigation():
+                page.get_by_role("button", name="Apply").click()
+            assert read_records(store)[-1]["by"] == "Ada & Bob"
             # Somebody removes an item meanwhile: what was judged of it is told, on the page that follows.
             page.locator(".member:not(.kept) .yes").first.click()
             page.route(
