@@ -49,7 +49,7 @@ def test_social_v1(text: str, expected: str) -> None:
     assert clean(text, "social-v1") == expected
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.one_of(hostile, st.text()))
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     once = clean(text)

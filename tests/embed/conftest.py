@@ -14,6 +14,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tupl
     """Function from an architecture's name to its model as open_clip made it, and the id of its checkpoint."""
     import checkpoints
 
+    # Its vocabulary is read from a packed file, a tenth of a second for each model.
+    factory = pytest.importorskip("open_clip.factory")
+    factory.SimpleTokenizer = cache(factory.SimpleTokenizer)
     folder = tmp_path_factory.mktemp("checkpoints")
     checkpoints.install(folder / "configs")
 

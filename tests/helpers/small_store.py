@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +47,20 @@ def spec() -> Any:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Items a to e; c is a copy of a; d has no image; e's image has no feature yet."""
-    store = Store.create(tmp_path / "store")
+    return made(tmp_path)
+
+
+def made(folder: Path) -> Store:
+    """The same, as the fixture gives it, in `folder`."""
+    return Store.open(shutil.copytree(_template(), folder / "store"))
+
+
+@cache
+def _template() -> Path:
+    """The same, made once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="icehouse-small-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    store = Store.create(folder / "store")
     store.items.append(
         pa.table(
             {
@@ -66,4 +83,4 @@ def store(tmp_path: Path) -> Store:
     table.append(
         pa.table({"image_sha256": [sha("b"), sha("a")], "vector": vectors_to_arrow(X)}), unique="image_sha256"
     )
-    return store
+    return store.path

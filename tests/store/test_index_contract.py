@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,28 @@ from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make
 pytestmark = pytest.mark.parametrize("kind", list(KINDS))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     X = like_embeddings(900)
     X[[3, 500]] = 0
-    return make(tmp_path / "store", X, texts=like_embeddings(80, seed=1))
+    return make(tmp_path_factory.mktemp("index") / "store", X, texts=like_embeddings(80, seed=1)).path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(made, tmp_path / "store"))
+
+
+_indexed: dict[str, Path] = {}
+
+
+@pytest.fixture
+def indexed(made: Path, kind: str, tmp_path: Path) -> Store:
+    """The same with an index of full recall, which is built once a kind."""
+    if kind not in _indexed:
+        _indexed[kind] = Path(shutil.copytree(made, made.parent / kind))
+        build_index(Store.open(_indexed[kind]), IMAGES, kind=kind, recall=1.0, threads=1)
+    return Store.open(shutil.copytree(_indexed[kind], tmp_path / "store"))
 
 
 def opened(store: Store) -> Index:
@@ -50,10 +68,9 @@ def test_more_recall_takes_more_effort(store: Store, kind: str) -> None:
         assert (little.effort or 0) < (much.effort or 0)
 
 
-def test_every_vector_finds_itself_and_zeros_are_never_found(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, recall=1.0, threads=1)
-    index = opened(store)
-    X = store.vectors(IMAGES).X
+def test_every_vector_finds_itself_and_zeros_are_never_found(indexed: Store, kind: str) -> None:
+    index = opened(indexed)
+    X = indexed.vectors(IMAGES).X
     _, rows = index.search(X, 5)
     found = (rows[:, :1] == np.arange(len(X))[:, None]).mean()
     assert found >= (1 if kind == "flat" else 0.98) * 898 / 900
@@ -63,28 +80,25 @@ def test_every_vector_finds_itself_and_zeros_are_never_found(store: Store, kind:
     assert len(np.unique(everything[everything >= 0])) == everything[everything >= 0].size <= 898
 
 
-def test_positions_are_mapped_to_contents(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, threads=1)
-    index = opened(store)
+def test_positions_are_mapped_to_contents(indexed: Store, kind: str) -> None:
+    index = opened(indexed)
     assert index.keys().to_pylist() == [content("image", int(row)) for row in index.rows]
     assert len(index) == 898
 
 
-def test_scores_are_those_of_exact_search(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, recall=1.0, threads=1)
-    for query in like_embeddings(20, seed=2):
-        found = find_vectors(store, IMAGES, query, k=10)
+def test_scores_are_those_of_exact_search(indexed: Store, kind: str) -> None:
+    for query in like_embeddings(8, seed=2):
+        found = find_vectors(indexed, IMAGES, query, k=10)
         assert found.engine == kind
-        exact = {hit.item_id: hit.score for hit in search_vectors(store, IMAGES, query, k=900)}
+        exact = {hit.item_id: hit.score for hit in search_vectors(indexed, IMAGES, query, k=900)}
         assert len(found.hits) == 10
         assert all(exact[hit.item_id] == hit.score for hit in found.hits)
-        assert find_vectors(store, IMAGES, query, k=10, exact=True).engine == "exact"
+        assert find_vectors(indexed, IMAGES, query, k=10, exact=True).engine == "exact"
 
 
-def test_range_search_misses_few_and_bounds_are_generous(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, recall=1.0, threads=1)
-    index = opened(store)
-    X = store.vectors(IMAGES).X.astype(np.float64)
+def test_range_search_misses_few_and_bounds_are_generous(indexed: Store, kind: str) -> None:
+    index = opened(indexed)
+    X = indexed.vectors(IMAGES).X.astype(np.float64)
     with np.errstate(invalid="ignore"):
         U = X / np.sqrt((X**2).sum(axis=1))[:, None]
         expected = {(i, j) for i, j in zip(*np.nonzero(U[:40] @ U.T >= 0.9), strict=True)}
@@ -148,19 +162,17 @@ def test_merged_parts_cost_no_rebuilding(store: Store, kind: str) -> None:
     assert find_vectors(store, IMAGES, np.ones(16)).engine == kind
 
 
-def test_a_filter_narrows_exactly(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, threads=1)
-    found = find_vectors(store, IMAGES, np.ones(16), k=3, where="item_id in ('i00001', 'i00002', 'i00888')")
+def test_a_filter_narrows_exactly(indexed: Store, kind: str) -> None:
+    found = find_vectors(indexed, IMAGES, np.ones(16), k=3, where="item_id in ('i00001', 'i00002', 'i00888')")
     assert found.engine == "exact"
     assert {hit.item_id for hit in found.hits} == {"i00001", "i00002", "i00888"}
 
 
-def test_contents_without_items_take_no_place(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, recall=1.0, threads=1)
+def test_contents_without_items_take_no_place(indexed: Store, kind: str) -> None:
     query = like_embeddings(1, seed=8)[0]
-    best = [hit.item_id for hit in search_vectors(store, IMAGES, query, k=60)]
-    store.items.delete("item_id", best[:50])
-    found = find_vectors(store, IMAGES, query, k=5)
+    best = [hit.item_id for hit in search_vectors(indexed, IMAGES, query, k=60)]
+    indexed.items.delete("item_id", best[:50])
+    found = find_vectors(indexed, IMAGES, query, k=5)
     assert len(found.hits) == 5
     assert not set(best[:50]) & {hit.item_id for hit in found.hits}
 
@@ -210,19 +222,16 @@ def test_damage_is_noticed_remarked_and_mended(store: Store, kind: str, damage: 
 
 def test_a_copied_store_keeps_its_index(store: Store, kind: str, tmp_path: Path) -> None:
     """Copies have other times of modification; the checksums decide."""
-    import shutil
-
     build_index(store, IMAGES, kind=kind, threads=1)
     shutil.copytree(store.path, tmp_path / "copy", copy_function=shutil.copyfile)
     assert find_vectors(Store.open(tmp_path / "copy"), IMAGES, np.ones(16)).engine == kind
 
 
-def test_a_query_of_another_width_is_refused(store: Store, kind: str) -> None:
-    build_index(store, IMAGES, kind=kind, threads=1)
+def test_a_query_of_another_width_is_refused(indexed: Store, kind: str) -> None:
     with pytest.raises(UsageError, match="3 dimensions"):
-        opened(store).search(np.ones(3), 1)
+        opened(indexed).search(np.ones(3), 1)
     with pytest.raises(UsageError, match="no direction"):
-        find_vectors(store, IMAGES, np.zeros(16))
+        find_vectors(indexed, IMAGES, np.zeros(16))
 
 
 def test_a_gpu_is_used_where_there_is_one(store: Store, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_store
 from icehouse.cli import app
 from icehouse.errors import CorruptError, IcehouseError, StoreError
 from icehouse.store.files import hold
@@ -35,8 +36,14 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def busy(store: Store) -> Store:
+def busy(busy_once: Path, tmp_path: Path) -> Store:
     """Tables with a history: parts replaced, merged, emptied, cut; most of the replaced ones are still there."""
+    return Store.open(shutil.copytree(busy_once, tmp_path / "busy"))
+
+
+@pytest.fixture(scope="module")
+def busy_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = small_store.made(tmp_path_factory.mktemp("busy"))
     more = pa.table({"item_id": ["f", "g"], "label": ["cat", "cat"], "extra": ["1", "2"]})
     store.items.append(more, unique="item_id")
     store.items.append(pa.table({"item_id": ["h"], "label": ["dog"]}), unique="item_id")
@@ -49,7 +56,7 @@ def busy(store: Store) -> Store:
     compact(store)
     store.items.append(pa.table({"item_id": ["j"], "label": ["dog"]}), unique="item_id")
     store.items.upsert(pa.table({"item_id": ["a"], "label": ["lion"]}), key="item_id")
-    return store
+    return store.path
 
 
 @pytest.mark.parametrize("harm", ["gone", "empty", "cut", "garbage", "flipped", "folder"])

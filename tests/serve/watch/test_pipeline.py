@@ -280,11 +280,11 @@ def test_lines_of_statistics(run_lines: Run, posts: Posts, monkeypatch: pytest.M
 
 def test_drift_of_a_stream(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
     """Pictures as in training are like them; those of one kind alone are another mixture."""
-    both = [posts(bright=number % 2 == 0) for number in range(80)]
+    both = [posts(bright=number % 2 == 0) for number in range(56)]
     run_lines(both, runs=("damage",), drift=True)
     same = read_status(tmp_path / "state" / "status.json")
     run_lines(
-        [posts(text="quite other words") for _ in range(80)],
+        [posts(text="quite other words") for _ in range(56)],
         runs=("damage",),
         drift=True,
         state=tmp_path / "b",
