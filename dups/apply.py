@@ -6,11 +6,12 @@ or is told as the bound that the group had before; the next ``dups find`` measur
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..data.images import ORIENTATIONS
-from ..errors import CorruptError, StoreError
+from ..errors import CorruptError, IcehouseError, StoreError
 from ..store.files import SUMS, publish_folder, temp_name
 from ..store.store import Store
 from .confirm import INVERSE
@@ -41,7 +42,7 @@ from .judgements import (
     record_judgements,
     undo_judgements,
 )
-from .pair_graph import Duplicates
+from .pair_graph import Duplicates, list_duplicates
 from .pairs import FoundPairs, Spread
 from .results import (
     PAIRS,
@@ -79,6 +80,8 @@ class Applied:
     record: dict[str, Any] | None  # the record that was added, found again or undone
     problems: list[str]  # rows that could not be used, and judgements that contradict others
     before: dict[str, int]  # groups, kept and dropped of the search as it was
+    #: other searches of the same contents, whose lists go by the judgements once these are applied there, too
+    others: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -91,6 +94,7 @@ class Applied:
             "problems": self.problems,
             "before": self.before,
             "after": _counts(summary),
+            "other_searches": self.others,
         }
 
 
@@ -113,14 +117,19 @@ def apply_judgements(
     search = Duplicates.open(store, name)
     before, record, problems = _counts(search.summary), None, []
     if undo:
-        record = undo_judgements(store, judged, by=by)
+        record = undo_judgements(store, search.content, judged, by=by)
     elif judged is not None:
         read = read_judged(judged, store.items.read(["item_id"])["item_id"])
         record, told = record_judgements(store, read, search.content, by=by)
         problems = [*read.problems, *told]
     found = rewrite(store, search)
     conflicts = (found.summary.get("judged") or {}).get("conflicts", [])
-    return Applied(found, record, [*problems, *conflicts], before)
+    others = []
+    for other in list_duplicates(store) if record is not None else []:
+        with contextlib.suppress(IcehouseError):  # one that is damaged costs this one nothing
+            if other != search.name and Duplicates.open(store, other).content == search.content:
+                others.append(other)
+    return Applied(found, record, [*problems, *conflicts], before, others)
 
 
 def rewrite(store: Store, search: Duplicates) -> Duplicates:

@@ -268,8 +268,13 @@ def _overruled(record: dict[str, Any], later: Iterable[dict[str, Any]]) -> bool:
     return False
 
 
-def undo_judgements(store: Store, file: str | Path | None = None, *, by: str | None = None) -> dict[str, Any]:
-    """Undo the latest record of judgements, or that of `file`, by a further record; gives the one that no longer counts."""
+def undo_judgements(
+    store: Store, key: str, file: str | Path | None = None, *, by: str | None = None
+) -> dict[str, Any]:
+    """Undo the latest record of judgements, or that of `file`, by a further record; gives the one that no longer counts.
+
+    `key` says of which contents, as in `record_judgements`: those of others are left alone.
+    """
     folder = store.path / "judgements"
     if not folder.is_dir():
         raise UsageError(
@@ -279,7 +284,9 @@ def undo_judgements(store: Store, file: str | Path | None = None, *, by: str | N
         records = read_records(store)
         gone = _undone(records)
         left = [
-            record for record in records if record["kind"] == "judgements" and record["number"] not in gone
+            record
+            for record in records
+            if record["kind"] == "judgements" and record["number"] not in gone and record["content"] == key
         ]
         if file is not None:
             path = Path(file)
@@ -291,7 +298,10 @@ def undo_judgements(store: Store, file: str | Path | None = None, *, by: str | N
                 raise UsageError(f"no judgements of {path} count; there are those of: {names}")
             left = named
         if not left:
-            raise UsageError(f"{store.path} has no judgements that count, so there is nothing to undo")
+            what = {"image_sha256": "pictures", "text_sha256": "texts"}.get(key, key)
+            raise UsageError(
+                f"{store.path} has no judgements of {what} that count, so there is nothing to undo"
+            )
         last = left[-1]
         _append(folder, len(records) + 1, "undo", by, undoes=last["number"])
     return last

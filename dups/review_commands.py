@@ -216,6 +216,10 @@ def apply(
     if undo and done.record is not None:
         record = done.record
         say(f"undone: the judgements of {record['file']}, applied {record['at']} by {record['by']}")
+    for other in done.others:
+        say(
+            f"note: the search {other} is of the same contents: `icehouse dups apply --name {other}` takes it along"
+        )
     pages = None
     if gallery:
         from .gallery import write_gallery

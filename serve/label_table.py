@@ -246,6 +246,8 @@ class Standing:
     words: dict[str, Entry] = field(default_factory=dict)
     #: By annotator and role: what undo takes back.
     last: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    #: Spelling that each name came in first, by the name without regard to case: a phone begins with a capital.
+    names: dict[str, str] = field(default_factory=dict, compare=False)
     gone: int = 0
     changed: int = 0
     foreign: int = 0
@@ -266,7 +268,9 @@ def standing(
     undone = {entry.undoes for entry in entries if entry.action == UNDO}
     known, found = {*classes}, Standing()
     latest: dict[tuple[str, str, str], Entry] = {}
-    for entry in sorted(entries, key=lambda each: each.order):
+    for each in sorted(entries, key=lambda each: each.order):
+        name = found.names.setdefault(each.annotator.casefold(), each.annotator)
+        entry = each if name == each.annotator else replace(each, annotator=name)
         if entry.action == UNDO or entry.entry_id in undone:
             continue
         found.last[entry.annotator, entry.role] = entry

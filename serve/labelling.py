@@ -468,6 +468,7 @@ class Desk:
         annotator = checked_annotator(annotator)
         with self._lock:
             self._refresh()
+            annotator = self._spelt(annotator)
             found, needed = self.found, self.task.votes
             if adjudicate:
                 waiting = disputed(found, needed)
@@ -484,6 +485,10 @@ class Desk:
                 if unit not in found.votes and self._is_free(unit, annotator):
                     return unit
             return None
+
+    def _spelt(self, annotator: str) -> str:
+        """A name as it came first: who writes it in other case is nobody else, and has no second vote."""
+        return self.found.names.get(annotator.casefold(), annotator)
 
     def _is_free(self, unit: str, annotator: str) -> bool:
         found = self.found
@@ -518,6 +523,7 @@ class Desk:
         annotator, entry_id = checked_annotator(annotator), checked_entry_id(entry_id)
         with self._lock:
             self._refresh()
+            annotator = self._spelt(annotator)
             if entry_id in self._entries:
                 return False
             if item_id not in self.units.of:
@@ -549,6 +555,7 @@ class Desk:
         role = ADJUDICATOR if adjudicate else ANNOTATOR
         with self._lock:
             self._refresh()
+            annotator = self._spelt(annotator)
             if entry_id in self._entries:
                 return self._entries[entry_id].item_id
             last = self.found.last.get((annotator, role))
@@ -605,7 +612,7 @@ class Desk:
         """Progress of all annotators, and of one."""
         with self._lock:
             self._refresh()
-            found = self.found
+            found, annotator = self.found, annotator and self._spelt(annotator)
             mine = [unit for unit, votes in found.votes.items() if annotator in votes]
             return {
                 "units": len(self.units.members),

@@ -84,7 +84,7 @@ def duplicates(
         names=names,
         orders=ORDERS,
         asked=asked,
-        records=_records(store),
+        records=_records(store, found.content),
         files=[name for name in FILES if (found.path / name).is_file()],
         conflicts=sum(len(values) > 1 for values in labels),
         label=LABEL,
@@ -171,14 +171,14 @@ def _links(asked: dict[str, str], number: int, pages: int) -> dict[str, Any]:
     }
 
 
-def _records(store: Store) -> list[dict[str, Any]]:
-    """Judgements that were applied and still count, oldest first."""
+def _records(store: Store, content: str) -> list[dict[str, Any]]:
+    """Judgements of one kind of content that were applied and still count, oldest first."""
     records = read_records(store)
     gone = {record["undoes"] for record in records if record["kind"] == "undo"}
     return [
         {"by": record.get("by") or "somebody", "count": len(record["pairs"])}
         for record in records
-        if record["kind"] == "judgements" and record["number"] not in gone
+        if record["kind"] == "judgements" and record["number"] not in gone and record["content"] == content
     ]
 
 

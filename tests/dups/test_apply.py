@@ -20,7 +20,7 @@ from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import group_pairs
-from icehouse.dups.judgements import Judged, read_judged, read_records, regroup
+from icehouse.dups.judgements import Judged, read_judged, read_records, record_judgements, regroup
 from icehouse.dups.pair_graph import Duplicates, PairGraph
 from icehouse.errors import CorruptError, SourceError, UsageError
 from icehouse.store.maintain import verify
@@ -188,6 +188,36 @@ def test_undo_brings_back_what_was_found(store: Store, tmp_path: Path) -> None:
     assert files(apply_judgements(store, one).search) == after_one
     with pytest.raises(UsageError, match=r"no judgements of .*two\.csv count; there are those of: one\.csv"):
         apply_judgements(store, two, undo=True)
+
+
+def test_undo_leaves_judgements_of_other_contents_alone(store: Store, tmp_path: Path) -> None:
+    found = search(store)
+    before = files(found)
+    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
+    judged = save(tmp_path / "pictures.csv", [(kept, apart(found, kept, members)[0], "0", "")])
+    apply_judgements(store, judged)
+    texts = save(tmp_path / "texts.csv", [(kept, members[0], "1", "")])
+    record_judgements(store, read_judged(texts, store.items.read(["item_id"])["item_id"]), "text_sha256")
+    done = apply_judgements(store, undo=True)
+    assert done.record is not None
+    assert done.record["file"] == "pictures.csv"
+    assert files(done.search) == before
+    with pytest.raises(UsageError, match="no judgements of pictures that count"):
+        apply_judgements(store, undo=True)
+
+
+def test_other_searches_of_the_same_pictures_are_named(store: Store, tmp_path: Path) -> None:
+    """Their lists are as they were until the judgements are applied to them, too."""
+    found = search(store)
+    other = find_duplicates(store, name="hashes", feature=None)
+    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
+    judged = save(tmp_path / "judged.csv", [(kept, apart(found, kept, members)[0], "0", "")])
+    asked = ["dups", "apply", "-s", str(store.path)]
+    said = CliRunner().invoke(app, [*asked, str(judged), "--name", found.name])
+    assert "`icehouse dups apply --name hashes` takes it along" in said.output
+    (other.path / "summary.json").write_text("damaged")
+    done = apply_judgements(store, judged, found.name)
+    assert done.others == []
 
 
 def test_the_same_file_again_is_no_new_record(store: Store, tmp_path: Path) -> None:

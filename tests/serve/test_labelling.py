@@ -326,6 +326,26 @@ def test_a_queue_gives_everybody_each_unit_once(desk: Desk) -> None:
     assert desk.next_item("dan") is None
 
 
+def test_a_name_in_other_case_has_no_second_vote(desk: Desk, store: Store, tmp_path: Path) -> None:
+    """A phone begins with a capital: the same person there and at a desk is one annotator, and can take words back."""
+    first = desk.next_item("ada l")
+    assert first is not None
+    vote(desk, "ada l", first, "day")
+    assert desk.next_item("Ada L") != first
+    vote(desk, "Ada L", first, "dark")
+    assert {who: entry.label for who, entry in desk.found.votes[first].items()} == {"ada l": "dark"}
+    assert (desk.progress("ADA L")["mine"], desk.progress()["decided"]) == (1, 0)
+    assert desk.undo("Ada l", "back") == first
+    assert {entry.label for entry in desk.found.votes[first].values()} == {"day"}
+    file = tmp_path / "votes.csv"
+    file.write_text(f"item_id,annotator,label,at\n{first},ADA L,dark,2020-01-01\n{first},bob,day,\n")
+    assert import_labels(desk, file)["new"] == 2
+    # The earliest spelling counts, wherever it came from, and the latest word.
+    assert {who: e.label for who, e in Desk(store, "light").found.votes[first].items()} == {
+        "ADA L": "day", "bob": "day",
+    }  # fmt: skip
+
+
 def test_skipped_items_come_to_others_and_undo_brings_them_back(desk: Desk) -> None:
     first = desk.next_item("ann")
     assert first is not None
