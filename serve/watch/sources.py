@@ -20,7 +20,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -331,29 +331,18 @@ class Folder(Source):
                     self._done.add((name, size, mtime))
 
     def __iter__(self) -> Iterator[Message]:
-        from watchfiles import watch
-
         # Since when each file is as it is.
         waiting: dict[Path, tuple[int, int, float]] = {}
         known: set[tuple[str, int, int]] = set(self._done)
-        changes = watch(
-            self.folder,
-            stop_event=self.stopped,
-            rust_timeout=200,
-            yield_on_timeout=True,
-            debounce=100,
-            step=50,
-            raise_interrupt=False,
-        )
         # What is there already was perhaps never seen by a watch.
         again = 0.0
-        for found in changes:
+        for found in self._changes():
             # Some file systems tell of nothing, and a queue of changes may run over.
-            if time.monotonic() >= again:
+            if found is None or time.monotonic() >= again:
                 for path in sorted(self.folder.rglob("*")):
                     self._look(path, waiting, known)
                 again = time.monotonic() + RESCAN_SECONDS
-            for _, name in found:
+            for _, name in found or ():
                 self._look(Path(name), waiting, known)
                 # A folder may have been filled before it was watched.
                 if Path(name).is_dir():
@@ -368,6 +357,28 @@ class Folder(Source):
                     yield self._message(path, name, (name, size, mtime))
                     if self.stopped.is_set():
                         return
+
+    def _changes(self) -> Iterator[Iterable[tuple[Any, str]] | None]:
+        """Changes of the folder, as they come; None where some were not told, so that all has to be looked at."""
+        from watchfiles import watch
+
+        while not self.stopped.is_set():
+            try:
+                yield from watch(
+                    self.folder,
+                    stop_event=self.stopped,
+                    rust_timeout=200,
+                    yield_on_timeout=True,
+                    debounce=100,
+                    step=50,
+                    raise_interrupt=False,
+                )
+            except RuntimeError:
+                # A name that is no text ends the watch, and the file need not cost its neighbours.
+                if not self.folder.is_dir():
+                    raise
+                self.stopped.wait(0.2)
+                yield None
 
     def _look(
         self, path: Path, waiting: dict[Path, tuple[int, int, float]], known: set[tuple[str, int, int]]
@@ -391,10 +402,13 @@ class Folder(Source):
         beside = path.with_suffix(".txt")
         problem = None
         try:
+            name.encode()
             if beside.is_file():
                 post["text"] = beside.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
             if not holds_image(path):
                 problem = "no picture in it"
+        except UnicodeEncodeError:
+            problem = "its name is no UTF-8: rename it"
         except OSError as error:
             problem = brief(error)
         return Message(json.dumps(post).encode(), name, token, problem)

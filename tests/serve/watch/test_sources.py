@@ -111,6 +111,33 @@ def test_pictures_that_come_with_their_folder_are_seen(posts: Posts, tmp_path: P
     assert sorted(seen) == sorted(wanted)
 
 
+def test_a_name_that_is_no_text_costs_only_its_file(posts: Posts, tmp_path: Path) -> None:
+    """It ended the watch, and what came after it was never seen."""
+    pytest.importorskip("watchfiles")
+    picture = Path(posts()["image_path"]).read_bytes()
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    source = Folder(inbox, None, settle=0.2)
+    seen: list[Any] = []
+    thread = threading.Thread(target=lambda: seen.extend(source), daemon=True)
+    try:
+        thread.start()
+        time.sleep(0.5)
+        for name in (b"first.png", b"caf\xe9.png", b"last.png"):
+            try:
+                (Path(os.fsdecode(os.fsencode(inbox) + b"/" + name))).write_bytes(picture)
+            except OSError:
+                pytest.skip("this file system takes no such name")
+            time.sleep(0.3)
+        until(lambda: len(seen) == 3)
+    finally:
+        source.stop()
+        thread.join(timeout=10)
+    told = {one.default_id: parse(one).error for one in seen}
+    assert told.pop("first.png") is told.pop("last.png") is None
+    assert list(told.values()) == ["its name is no UTF-8: rename it"]
+
+
 def test_a_line_without_end_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     with path.open("wb") as file:
