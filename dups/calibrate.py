@@ -49,11 +49,11 @@ from .calibration import (
     tail_size,
 )
 from .default_calibration import fit_measure, hash_bits
-from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
+from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import LocalMeasure
 from .pair_graph import default_feature
 from .rule import DEFAULT_HAMMING
-from .view_table import MAX_VIEWED, SHORTEST, load_views
+from .views import MAX_VIEWED, SHORTEST, load_views, view_hashes
 
 if TYPE_CHECKING:
     from .evaluate import Truth

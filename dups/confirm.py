@@ -121,7 +121,7 @@ class PixelPairs:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of pictures that may be pictures themselves; see `icehouse.dups.inner_pictures`."""
+    """Parts of pictures that may be pictures themselves; see `icehouse.dups.views`."""
 
     owner: np.ndarray  # int64 (p,): content
     hashes: np.ndarray  # uint64 (p,)

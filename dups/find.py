@@ -96,7 +96,7 @@ from .variants import (
     texts_of,
     variant_notes,
 )
-from .view_table import (
+from .views import (
     MAX_VIEWED,
     confirmed_pairs,
     content_shares,

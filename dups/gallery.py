@@ -32,7 +32,7 @@ from .groups import Files, columns_for, criteria, item_files
 from .judgements import JUDGED
 from .pair_graph import HASHES, PAIR_KINDS, Duplicates, search_name
 from .results import KINDS
-from .view_table import content_shares
+from .views import content_shares
 
 #: The kind of a member that no stage pairs with its keeper.
 INDIRECT = "indirect"

@@ -47,7 +47,7 @@ from ..store.table import Table
 from .hashing import distinct
 from .processes import measured, started, submit
 from .quality import BINS, FACTS, FACTS_VERSION, RELATIONS_VERSION, SMALL, Facts, Relation, compare, measure
-from .view_table import append_measured, measured_rows
+from .views import append_measured, measured_rows
 
 if TYPE_CHECKING:
     from .pairs import Contents

@@ -1,4 +1,4 @@
-"""Perceptual hashes: all pairs within a Hamming distance, and hashes of parts of pictures (crops, frames, caption bands).
+"""Perceptual hashes compared: all pairs within a Hamming distance, of pictures and of their views.
 
 Two hashes that differ in at most r bits agree wholly on at least k of any r + k pieces that the 64 bits are cut into. So
 for every choice of k pieces the hashes are sorted by those pieces, and only neighbours with equal keys are compared: the
@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations, pairwise
 from math import comb
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..data.images import BLANK_HASH, ORIENTATIONS, oriented
+from ..data.images import BLANK_HASH
 from ..errors import UsageError
-from .inner_pictures import near_ground, part_boxes
 
 BITS = 64
 
@@ -373,148 +370,18 @@ def _lowest(found: list[np.ndarray], count: int) -> np.ndarray:
 # knowing where it was made.
 
 
-#: Changes whenever another hash, or another box, would come of the same picture.
-VIEWS_VERSION = 7
-
-#: The first views, which are held against all: the whole picture, and it without margins.
+#: The first views of a picture, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
 
 #: Side of the thumbnail that is kept of a picture.
 THUMB = 64
 
-_CUTS = (0.04, 0.08, 0.12, 0.16)
-_PLACES = (0.0, 1 / 3, 2 / 3, 1.0)
+#: Crops of a picture: how much is cut off, and where they lie, in parts of the sides.
+CUTS = (0.04, 0.08, 0.12, 0.16)
+PLACES = (0.0, 1 / 3, 2 / 3, 1.0)
 
 #: Hashes of a picture: whole, trimmed, mirrored, and crops.
-VIEWS = WHOLE_VIEWS + 1 + len(_CUTS) * len(_PLACES) ** 2
-
-_SIDE = 32  # of the picture that a pHash is taken of
-_LOW = 8  # coefficients a side that it keeps
-_FINE = 128  # side of the picture that crops are made of
-_GRID = 256  # of the picture in which margins are looked for
-_MAX_MARGIN = 0.4  # of a side may be margin
-_GROUND_LEVELS = 12  # levels that JPEG may change a ground by
-_EDGE, _GROUND = 0.95, 0.9  # of an outermost row of a margin, and of any other one, is ground
-_FADING = 4  # rows of the grid in which a margin ends
-_WITH_WORDS = 0.3  # of a row with words on it is
-
-#: A coefficient below it is rounding: one level of one pixel makes hundreds of times as much.
-_ROUNDING = 1e-7
-
-
-def content_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """Find what is inside uniform margins and bands with words: left, top, right, bottom in pixels.
-
-    The whole picture where there are none, or where they would leave too little.
-    """
-    return _content_box(image, colour_planes(image))
-
-
-def colour_planes(image: Image.Image) -> np.ndarray:
-    """The colours of a picture scaled to 256 x 256 by means of areas, uint8 (3, 256, 256)."""
-    size = min(image.width, _GRID), min(image.height, _GRID)
-    small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
-    planes = np.stack([np.asarray(plane) for plane in small.split()])
-    # What is enlarged has no pixel but those that are there: each is repeated, as Pillow would, in a fifth of the time.
-    for axis, length in ((2, image.width), (1, image.height)):
-        if length < _GRID:
-            planes = planes.take(((np.arange(_GRID) + 0.5) * (length / _GRID)).astype(np.intp), axis=axis)
-    return planes
-
-
-def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, float, float]:
-    if not _may_have_margins(planes):
-        return 0.0, 0.0, float(image.width), float(image.height)
-    top, bottom = _margins(planes)
-    # Sideways only what is between the bands: their ground may be the margin's.
-    left, right = _margins(planes[:, top : _GRID - bottom].transpose(0, 2, 1))
-    width, height = image.size
-    return (
-        left * width / _GRID,
-        top * height / _GRID,
-        width - right * width / _GRID,
-        height - bottom * height / _GRID,
-    )
-
-
-def _may_have_margins(planes: np.ndarray) -> bool:
-    """Whether a picture has an edge, of four, that `_margin` might take for one of a margin: few have."""
-    edges = np.sort([planes[:, 0], planes[:, -1], planes[..., 0], planes[..., -1]], axis=2).astype(np.int16)
-    ground = (edges[..., (_GRID - 1) // 2] + edges[..., _GRID // 2]) / 2
-    other = int(_GRID * (1 - _EDGE))
-    low, high = ground - edges[..., other], edges[..., -1 - other] - ground
-    return bool((np.maximum(low, high) < _GROUND_LEVELS).all(axis=1).any())
-
-
-@dataclass(frozen=True)
-class PictureViews:
-    """Hashes and thumbnail made in one reading of a picture."""
-
-    hashes: np.ndarray  # uint64 (VIEWS,): whole, trimmed, mirrored, and crops
-    turned: np.ndarray  # uint64 (2, 8): whole and trimmed, in each of the `ORIENTATIONS`
-    thumb: np.ndarray  # uint8 (64, 64): the whole picture in grey
-    #: left, top, right, bottom in parts of the sides: of what is inside margins and bands
-    box: tuple[float, float, float, float]
-    #: uint64 (p,), float64 (p, 4): hashes and boxes of the picture in a screen, if there is one, and of a collage's cells
-    part_hashes: np.ndarray
-    part_boxes: np.ndarray
-    cells: int  # of these; they come last
-
-
-def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """Hash a picture and its parts, uint64 (VIEWS,): what `picture_views` makes of them, and nothing else."""
-    grey = image.convert("L")
-    whole, trimmed = _squares(grey, box or content_box(image))
-    return _view_hashes(whole, trimmed)[0]
-
-
-def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
-    """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
-    grey = image.convert("L")
-    planes = colour_planes(image)
-    box = box or _content_box(image, planes)
-    whole, trimmed = _squares(grey, box)
-    hashes, turned = _view_hashes(whole, trimmed)
-    # Means of four pixels; to sum along the axes of a reshaped array takes several times as long.
-    thumb = whole[::2, ::2] + whole[1::2, ::2]
-    thumb += whole[::2, 1::2]
-    thumb += whole[1::2, 1::2]
-    thumb = np.rint(thumb / 4).astype(np.uint8)
-    sides = np.array([image.width, image.height] * 2, float)
-    x0, y0, x1, y1 = (np.array(box) / sides).tolist()
-    inside = (x0, y0, x1, y1)
-    inner, cells = part_boxes(planes, inside)
-    boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
-    squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
-    full, _ = _transforms()
-    low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
-    return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
-
-
-def _squares(grey: Image.Image, box: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """A picture as a whole and what is in the box, both `_FINE` pixels a side."""
-    everything = (0.0, 0.0, float(grey.width), float(grey.height))
-    whole = _square(grey, everything)
-    return whole, whole if box == everything else _square(grey, box)
-
-
-def _view_hashes(whole: np.ndarray, trimmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`hashes` and `turned` of `PictureViews`."""
-    full, crops = _transforms()
-    # Scaling a crop and its cosine transform are both linear, so that a crop costs two products of small matrices. They stay
-    # as small as this, since BLAS spreads larger ones over threads of its own, which fight with those that hash.
-    rows = crops @ trimmed
-    cuts, places = len(_CUTS), len(_PLACES)
-    parts = rows.reshape(cuts, places * _LOW, _FINE) @ crops.reshape(cuts, places * _LOW, _FINE).transpose(
-        0, 2, 1
-    )
-    parts = parts.reshape(cuts, places, _LOW, places, _LOW).transpose(0, 1, 3, 2, 4)
-    low = np.stack([full @ whole @ full.T, full @ trimmed @ full.T])
-    every = _hashes(np.concatenate([oriented(low).reshape(-1, _LOW, _LOW), parts.reshape(-1, _LOW, _LOW)]))
-    turned = every[: WHOLE_VIEWS * len(ORIENTATIONS)].reshape(WHOLE_VIEWS, len(ORIENTATIONS))
-    mirrored = turned[1, ORIENTATIONS.index("mirror")]
-    hashes = np.concatenate([turned[:, 0], [mirrored], every[turned.size :]])
-    return hashes, turned
+VIEWS = WHOLE_VIEWS + 1 + len(CUTS) * len(PLACES) ** 2
 
 
 def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
@@ -524,69 +391,12 @@ def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
     one does.
     """
     inside = [(0.0, 0.0, 1.0, 1.0)] * (WHOLE_VIEWS + 1)
-    inside += [(x * cut, y * cut, 1 - cut, 1 - cut) for cut in _CUTS for y in _PLACES for x in _PLACES]
+    inside += [(x * cut, y * cut, 1 - cut, 1 - cut) for cut in CUTS for y in PLACES for x in PLACES]
     left, top, width, height = np.array(inside)[views].T
     outer = np.where((views == 0)[:, None], np.array([0.0, 0.0, 1.0, 1.0]), boxes)
     start, size = outer[:, :2], outer[:, 2:] - outer[:, :2]
     first = start + np.stack([left, top], axis=1) * size
     return np.concatenate([first, first + np.stack([width, height], axis=1) * size], axis=1)
-
-
-def _margins(planes: np.ndarray) -> tuple[int, int]:
-    """Rows of margin at the start and at the end of a picture, uint8 (3, height, width)."""
-    first, last = _margin(planes), _margin(planes[:, ::-1])
-    return (first, last) if first + last <= _GRID * _MAX_MARGIN * 1.2 else (0, 0)
-
-
-def _margin(planes: np.ndarray) -> int:
-    edge = planes[:, 0]
-    middle = edge.shape[1] // 2
-    # The median, which numpy takes long for.
-    ground = np.sort(edge, axis=1)[:, [(edge.shape[1] - 1) // 2, middle]].mean(axis=1)
-    if near_ground(edge, ground, _GROUND_LEVELS).mean() < _EDGE:
-        return 0
-    share = near_ground(planes, ground, _GROUND_LEVELS).mean(axis=1)
-    found = (
-        int(np.argmax(share[: int(_GRID * _MAX_MARGIN)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
-    )
-    if not found and (share[: int(_GRID * _MAX_MARGIN)] >= _WITH_WORDS).all():
-        found = int(_GRID * _MAX_MARGIN)
-    end = found
-    # Words end before the band does, and a band ends at once: what fades out is the picture's own sky.
-    while end and share[end - 1] < _GROUND:
-        end -= 1
-    return end if found - end <= _FADING else 0
-
-
-def _square(grey: Image.Image, box: tuple[float, float, float, float]) -> np.ndarray:
-    return np.asarray(grey.resize((_FINE, _FINE), Image.Resampling.LANCZOS, box=box), np.float64)
-
-
-@cache
-def _transforms() -> tuple[np.ndarray, np.ndarray]:
-    """Matrices from `_FINE` pixels to the first cosines of 32: of all (8, fine), of crops (cuts, places, 8, fine)."""
-    k, x = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]
-    cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * _SIDE))
-    crops = [[cosines @ _means(place * cut, 1 - cut) for place in _PLACES] for cut in _CUTS]
-    return cosines @ _means(0.0, 1.0), np.array(crops)
-
-
-def _means(start: float, length: float) -> np.ndarray:
-    """Averages of `_FINE` pixels over 32 equal parts of a stretch of them, (32, fine)."""
-    edges = (start + length * np.arange(_SIDE + 1) / _SIDE) * _FINE
-    # How much of each pixel lies before each edge.
-    before = np.clip(edges[:, None] - np.arange(_FINE)[None], 0, 1)
-    return np.diff(before, axis=0) / np.diff(edges)[:, None]
-
-
-def _hashes(low: np.ndarray) -> np.ndarray:
-    low = low.reshape(len(low), _LOW * _LOW)
-    # Of a flat picture all but one coefficient are 0. As rounding leaves them they would make a hash like any other.
-    low[np.abs(low) < _ROUNDING] = 0
-    half = low.shape[1] // 2
-    middle = np.partition(low, (half - 1, half), axis=1)[:, half - 1 : half + 1].mean(axis=1, keepdims=True)
-    bits = low > middle
-    return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 #: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.

@@ -22,20 +22,14 @@ from .confirm import PixelPairs
 from .default_calibration import MAX_KEPT, NearCache, measure_digest
 from .engines import Engine, Exact, JoinOptions, pairs_of
 from .groups import Star
-from .hashing import (
-    VIEWS_VERSION,
-    HashJoin,
-    ViewHashes,
-    blank_hashes,
-    informative,
-    random_pairs_expected,
-)
+from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join import RowSet, pair_cosines
 from .linked_pairs import AGREEING, pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
+from .views import VIEWS_VERSION
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512

@@ -30,7 +30,7 @@ _AT_ONCE = 16  # tasks that a process is sent at once, at most
 _IDLE = 60.0  # seconds after which a process without work ends
 
 #: What those that are started beforehand load.
-_MODULES = (*(f"{__package__}.{name}" for name in ("groups", "registration", "view_table")), "scipy.fftpack")
+_MODULES = (*(f"{__package__}.{name}" for name in ("groups", "registration", "views")), "scipy.fftpack")
 
 _started: list[Future[None]] = []
 

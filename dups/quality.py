@@ -23,7 +23,8 @@ from PIL import Image
 
 from ..data.images import decode
 from .confirm import turn
-from .hashing import content_box, distinct
+from .hashing import distinct
+from .views import content_box
 
 #: Changes whenever other facts would come of the same file.
 FACTS_VERSION = 1

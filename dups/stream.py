@@ -44,11 +44,11 @@ from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError, brief, count_of
 from ..store.schema import fingerprint
 from ..store.store import Store
-from .hashing import picture_views
 from .pair_graph import default_feature
 from .registration import Picture, StreamPictures
 from .rule import DEFAULT_HAMMING, Rule
 from .variants import POLICIES, Policy
+from .views import picture_views
 from .window import BATCH, DEFAULT_WINDOW, Arrival, SlidingWindow, StreamResult
 from .window_rules import FittedRules, Rules, fixed_rules, store_rules
 from .window_state import check_place, load_window, save_window

@@ -28,7 +28,7 @@ from ..data.text import clean
 from ..errors import count_of, one_or_many
 from ..store.files import publish
 from ..store.store import Store
-from .hashing import VIEWS_VERSION
+from .views import VIEWS_VERSION
 
 #: What becomes of variants: both are kept, or they count as duplicates.
 Policy: TypeAlias = Literal["keep", "drop"]

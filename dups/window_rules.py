@@ -35,7 +35,7 @@ from .hashing import BITS, MAX_RADIUS, ViewHashes, blank_hashes, informative, vi
 from .local_scaling import RADIUS
 from .registration import BEYOND_DOUBT, STRICT, StreamPictures, decide
 from .rule import DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
-from .view_table import hash_column, make_views
+from .views import hash_column, make_views
 
 if TYPE_CHECKING:
     from .window import SlidingWindow

@@ -28,7 +28,7 @@ from ...dups.hashing import VIEWS
 from ...dups.pair_graph import current_searches, default_feature
 from ...dups.registration import StreamPictures
 from ...dups.rule import Rule
-from ...dups.view_table import hash_column, load_thumbs
+from ...dups.views import hash_column, load_thumbs
 from ...dups.window import Arrival, SlidingWindow
 from ...dups.window_rules import served_rules
 from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts

@@ -13,7 +13,7 @@ from icehouse.data import images
 from icehouse.dups import calibrate as calibrate_module
 from icehouse.dups.calibrate import calibrate
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.view_table import load_views
+from icehouse.dups.views import load_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.embed.tables import FeatureTables
 from icehouse.embed.thumbnails import thumbnail

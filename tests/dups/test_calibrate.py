@@ -19,7 +19,7 @@ from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups.calibrate import SHRINKAGES, Curves, Hashes, _chosen, calibrate, draw_curves, write_curves
 from icehouse.dups.calibration import Calibration, apply_map
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.view_table import make_views
+from icehouse.dups.views import make_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
 from icehouse.store.files import write_sums

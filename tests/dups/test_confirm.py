@@ -12,7 +12,8 @@ from icehouse.data.transforms import encode
 from icehouse.dups import confirm as confirm_module
 from icehouse.dups.confirm import Pictures, PixelPairs, Regions, agreement, confirm, detail, view_candidates
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, ViewHashes, picture_views, view_boxes
+from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, ViewHashes, view_boxes
+from icehouse.dups.views import picture_views
 from icehouse.embed.pipeline import embed_sources
 from PIL import Image
 from scipy.ndimage import uniform_filter

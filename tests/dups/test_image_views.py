@@ -6,21 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from icehouse.data.images import perceptual_hash
+from icehouse.data.images import ORIENTATIONS, oriented, perceptual_hash
 from icehouse.data.transforms import GRADED
-from icehouse.dups import hashing
-from icehouse.dups.hashing import (
-    ORIENTATIONS,
-    VIEWS,
-    WHOLE_VIEWS,
-    colour_planes,
-    content_box,
-    informative,
-    oriented,
-    picture_views,
-    view_hashes,
-)
-from icehouse.dups.inner_pictures import near_ground
+from icehouse.dups import views as views_module
+from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, informative
+from icehouse.dups.views import colour_planes, content_box, near_ground, picture_views, view_hashes
 from PIL import Image, ImageDraw
 from toys import picture
 
@@ -122,7 +112,7 @@ def turn(image: Image.Image, name: str) -> Image.Image:
 
 def test_turned_coefficients_are_those_of_the_turned_picture() -> None:
     assert tuple(TURNS) == ORIENTATIONS
-    full, _ = hashing._transforms()
+    full, _ = views_module._transforms()
     pixels = np.random.default_rng(1).uniform(0, 255, (128, 128))
     made = oriented(full @ pixels @ full.T)
     for name, low in zip(ORIENTATIONS, made, strict=True):

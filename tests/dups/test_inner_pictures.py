@@ -11,10 +11,8 @@ from icehouse.data.transforms import encode
 from icehouse.dups.confirm import PixelPairs
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import colour_planes, picture_views
-from icehouse.dups.inner_pictures import part_boxes
 from icehouse.dups.pair_graph import Duplicates
-from icehouse.dups.view_table import load_parts
+from icehouse.dups.views import colour_planes, load_parts, part_boxes, picture_views
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFont
 from toys import shapes

@@ -186,7 +186,7 @@ def test_icons_that_hardly_differ_are_told_apart_and_copies_of_them_found(
     monkeypatch.setattr("icehouse.dups.linked_pairs._LEAST_LOOKS", 12)
     folder, rng = tmp_path / "i", np.random.default_rng(4)
     folder.mkdir()
-    for k in range(50):
+    for k in range(110):
         x, y, wide, high = rng.integers((24, 24, 20, 20), (60, 60, 50, 50)).tolist()
         points = [(x, y + high), (x + wide, y + high), (x + wide // 2, y), (x + wide // 3, y + high // 2)]
         made = icon(tuple(rng.integers(0, 200, 3).tolist()), points[: 3 + k % 2])

@@ -10,8 +10,8 @@ import pytest
 from galleries import csv_rows
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import picture_views
 from icehouse.dups.variants import Overlays, overlay
+from icehouse.dups.views import picture_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFilter, ImageFont

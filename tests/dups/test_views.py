@@ -16,17 +16,18 @@ from icehouse.dups import hashing as views_module
 from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
-from icehouse.dups.hashing import (
-    VIEWS,
-    WHOLE_VIEWS,
-    ViewHashes,
-    cross_pairs,
-    picture_views,
-    view_radius,
-)
+from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, ViewHashes, cross_pairs, view_radius
 from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.rule import Rule
-from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, make_views, read_views
+from icehouse.dups.views import (
+    TABLE,
+    content_shares,
+    load_thumbs,
+    load_views,
+    make_views,
+    picture_views,
+    read_views,
+)
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image
