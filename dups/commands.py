@@ -1,5 +1,6 @@
 """CLI: dups find, evaluate, calibrate, leakage; split; and the options that commands of near-duplicates share."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -470,7 +471,7 @@ def leakage(
         _leakage_report(found)
         if out is not None and left is not None:
             gone = ", ".join(f"{count} leave {split}" for split, count in left.items() if count)
-            echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {out}`")
+            echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {shlex.quote(str(out))}`")
     if over and worst is not None:
         if share is None:
             say(f"leakage of {worst.split} is unknown: the search looked at none of its items")
@@ -639,7 +640,7 @@ def _split_report(report: "SplitReport", stratify: str | None) -> None:
             f"{count_of(groups['items'], 'item')} in them, {groups['largest']} in the largest"
         )
     if report.path is not None:
-        echo(f"\n{report.path}: bring it with `icehouse join {report.path}`")
+        echo(f"\n{report.path}: bring it with `icehouse join {shlex.quote(str(report.path))}`")
     else:
         replaced = f", {report.replaced} of which had another value" if report.replaced else ""
         echo(f"\ncolumn {report.column!r} of {count_of(total, 'item')}{replaced}; seed {report.seed}")

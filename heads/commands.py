@@ -1,6 +1,7 @@
 """CLI: train, evaluate, runs, heads, package, export-onnx, suggest, report, explain."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -262,7 +263,7 @@ def package(
         echo(f"{name}: {encoder['encoder']} (fingerprint {encoder['fingerprint']}), {probe}")
     if exported is not None:
         _print_onnx(exported)
-    say(f"left in {made.path}; use it with `icehouse predict {out} FILES`")
+    say(f"left in {made.path}; use it with `icehouse predict {shlex.quote(str(out))} FILES`")
 
 
 def export_onnx(

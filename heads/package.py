@@ -20,6 +20,7 @@ their vectors here too.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,7 +121,7 @@ def verify(path: Path) -> dict[str, Any]:
     """Verify that a folder is a package and every file as written (HeadError names it); returns ``package.json``."""
     if not is_package(path):
         raise HeadError(
-            f"{path} is no package: there is no {_MARK}; make one with `icehouse package RUN {path}`"
+            f"{path} is no package: there is no {_MARK}; make one with `icehouse package RUN {shlex.quote(str(path))}`"
         )
     again = "it is damaged or was changed: package the run again"
     try:

@@ -1,5 +1,6 @@
 """CLI: search, predict, map, serve, mcp, doctor, demo; captions list, show, sample, stats; options of serving."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -292,9 +293,11 @@ def make_map(
     if export is not None:
         flags = "--text text --x x --y y"
         flags += " --neighbors neighbors" if neighbors and rows and rows > 1 else ""
-        say(f"{count_of(rows or 0, 'item')} in {export}; open it: embedding-atlas {export} {flags}")
+        say(
+            f"{count_of(rows or 0, 'item')} in {export}; open it: embedding-atlas {shlex.quote(str(export))} {flags}"
+        )
     else:
-        say(f"see it: icehouse serve {named}, page Map")
+        say(f"see it: icehouse serve {shlex.quote(str(named))}, page Map")
 
 
 @app.command(rich_help_panel="Serve")

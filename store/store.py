@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,20 +119,23 @@ class Store:
             If there is none at `path`, or it is of a newer format.
         """
         path = Path(path)
+        named = shlex.quote(str(path))  # in commands, to be pasted
         try:
             about = json.loads((path / STORE_FILE).read_bytes())
             version = int(about["format_version"])
         except (FileNotFoundError, NotADirectoryError):
             if (path / "tables").is_dir():
                 raise StoreError(
-                    f"{path} has tables, but lost its {STORE_FILE}: `icehouse verify --repair -s {path}` makes it anew"
+                    f"{path} has tables, but lost its {STORE_FILE}: `icehouse verify --repair -s {named}` makes it anew"
                 ) from None
-            raise StoreError(f"no store at {path}; make one with `icehouse embed SOURCE -s {path}`") from None
+            raise StoreError(
+                f"no store at {path}; make one with `icehouse embed SOURCE -s {named}`"
+            ) from None
         except OSError as error:
             raise StoreError(f"cannot read {path / STORE_FILE}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{path / STORE_FILE} is damaged; `icehouse verify --repair -s {path}` makes it anew"
+                f"{path / STORE_FILE} is damaged; `icehouse verify --repair -s {named}` makes it anew"
             ) from error
         if version > FORMAT_VERSION:
             raise StoreError(

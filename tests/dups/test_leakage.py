@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -93,6 +94,14 @@ def test_pairs_that_only_people_call_duplicates_leak_and_are_told_as_such(
         assert cell.pop("pairs") == sum(cell.values())
     assert affected(found)["dev"].ids == ["i02"]
     assert "judged" in run("dups", "leakage", "-s", store.path).output
+
+
+def test_the_command_that_is_told_can_be_pasted(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "clean it.csv"
+    said = run("dups", "leakage", "-s", store.path, "--out", out, "--column", "fresh").output
+    words = shlex.split(said.partition("bring it with `icehouse ")[2].partition("`")[0])
+    assert run(*words, "-s", store.path).exit_code == 0
+    assert "fresh" in store.items.snapshot().schema.names
 
 
 def test_labels_that_differ_across_splits(store: Store) -> None:

@@ -35,6 +35,8 @@ def test_a_new_store_has_its_ledgers_and_opens_again(tmp_path: Path) -> None:
 def test_what_is_no_store_is_answered_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no store at .*icehouse embed SOURCE -s"):
         Store.open(tmp_path)
+    with pytest.raises(StoreError, match=r"icehouse embed SOURCE -s '.*/my store'`"):
+        Store.open(tmp_path / "my store")
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(StoreError, match="has other things in it"):
         Store.create(tmp_path)
