@@ -74,6 +74,7 @@ def test_the_best_row_of_the_curve_is_kept_and_no_plateau_of_one_class(family: t
     assert kept == pytest.approx(best["log_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["macro_f1", "accuracy"])
 def test_a_network_learns_on_past_the_plateau(select: str) -> None:
     X, y = rare(160, 0)

@@ -81,7 +81,8 @@ def fitted(family: str, data: Data) -> Head:
 
 @pytest.mark.slow
 def test_predicts_better_than_chance(family: str, data: Data) -> None:
-    head = quick(family).fit(*data(240), val=data(60, seed=1))
+    epochs = {"epochs": 5} if "epochs" in head_class(family).parameters() else {}
+    head = quick(family, **epochs).fit(*data(240), val=data(60, seed=1))
     X, y = data(120, seed=2)
     assert (head.predict(X) == y).mean() > 0.6
     assert head.score(X, y) == (head.predict(X) == y).mean()
@@ -229,7 +230,7 @@ def test_two_hundred_classes(family: str) -> None:
         for name, width in (("image", 8), ("text", 5))
     }
     # Two hundred trees a round, and six stacks of two hundred classes, are slow for what they tell.
-    enough = {"rounds": 3, "combine": "mean"}
+    enough = {"rounds": 3, "combine": "mean", "epochs": 5}
     known = head_class(family).parameters()
     head = quick(family, **{name: value for name, value in enough.items() if name in known}).fit(X, y)
     proba = head.predict_proba(X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -140,6 +141,14 @@ def make_pictures(folder: Path, n: int, *, seed: int = 0, suffix: str = ".png", 
     paths = []
     for i in range(n):
         path = folder / f"{i:04d}{suffix}"
-        picture(seed * 100_003 + i, **size).save(path)
+        path.write_bytes(_file(seed * 100_003 + i, suffix, tuple(size.items())))
         paths.append(path)
     return paths
+
+
+@cache
+def _file(seed: int, suffix: str, size: tuple[tuple[str, int], ...]) -> bytes:
+    """The bytes of a picture's file, which many tests begin with."""
+    written = io.BytesIO()
+    picture(seed, **dict(size)).save(written, Image.registered_extensions()[suffix])
+    return written.getvalue()
