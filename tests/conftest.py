@@ -44,8 +44,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Typer would build all commands again at every `CliRunner().invoke(app)`, thousands of times.
-typer_testing: Any = importlib.import_module("typer.testing")
-typer_testing._get_command = functools.cache(typer_testing._get_command)
+typer_main: Any = importlib.import_module("typer.main")
+typer_main.get_command = functools.cache(typer_main.get_command)
 
 
 def _not_waiting(descriptor: int) -> None:

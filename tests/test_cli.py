@@ -57,6 +57,19 @@ def embedded() -> None:
     assert run("embed", "photos", "-e", "toy:a").exit_code == 0
 
 
+@pytest.fixture(scope="module")
+def embedded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with pictures and a store of them."""
+    folder = tmp_path_factory.mktemp("embedded")
+    make_pictures(folder / "photos", 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "available", lambda: TOYS)
+        patch.chdir(folder)
+        patch.delenv("ICEHOUSE_STORE", raising=False)
+        embedded()
+    return folder
+
+
 def commands(group: Any = None, *above: str) -> dict[str, Any]:
     """Every command by its words, those of groups too."""
     found: dict[str, Any] = {}
@@ -178,8 +191,11 @@ def test_errors_are_one_line(here: Path, arguments: list[str], says: str, status
         (["embed", "photos", "-e", "toy:b", "--name", "toy-a"], "toy:a", 1),
     ],
 )
-def test_errors_in_a_store_are_one_line(here: Path, arguments: list[str], says: str, status: int) -> None:
-    embedded()
+def test_errors_in_a_store_are_one_line(
+    embedded_once: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str, status: int
+) -> None:
+    monkeypatch.chdir(embedded_once)
+    monkeypatch.delenv("ICEHOUSE_STORE", raising=False)
     result = run(*arguments)
     assert result.exit_code == status, result.output
     assert says in result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,14 @@ def rows_of_items() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return family_store(tmp_path_factory.mktemp("families") / "s", rows_of_items()).path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return family_store(tmp_path / "s", rows_of_items())
+def store(families: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(families, tmp_path / "s"))
 
 
 def search(store: Store, **options: Any) -> Duplicates:
@@ -421,7 +427,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     assert not [finding for finding in verify(store).findings if finding.problem]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), method=st.sampled_from(METHODS))
 def test_regrouping(data: st.DataObject, method: str) -> None:
     """Whatever is judged: different contents are apart, kept ones lead, and without judgements nothing changes."""

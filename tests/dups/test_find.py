@@ -233,7 +233,7 @@ def test_a_cap_keeps_the_pairs_of_the_best_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("max_pairs", [5, 20, 60])
 @pytest.mark.parametrize("seed", [1, 6])
 def test_stars_are_whole_whatever_the_cap(tmp_path: Path, max_pairs: int, seed: int) -> None:
-    items, vectors = made_items(n=80, seed=seed)
+    items, vectors = made_items(n=60, seed=seed)
     store = filled(tmp_path / "s", items, vectors)
     whole = find_duplicates(store, rule=0.85, name="whole")
     capped = find_duplicates(store, rule=0.85, name="capped", max_pairs=max_pairs)
