@@ -161,6 +161,27 @@ def first_bytes(path: str | Path, size: int = 1024) -> bytes:
         return b""
 
 
+#: Formats of which a file may hold several pictures, but for PNG, which says so near its beginning.
+_SEVERAL = ("GIF", "WEBP", "TIFF", "AVIF")
+
+
+def frames(path: str | Path) -> int:
+    """Number of pictures in a file, of which one is looked at: frames of an animation, pages; 1 where that cannot be told.
+
+    The further pictures of a camera's JPEG or HEIC are previews and depths, and do not count.
+    """
+    from PIL import Image
+
+    try:
+        head = first_bytes(path, 1 << 16)
+        if image_format(head) not in _SEVERAL and not (head.startswith(b"\x89PNG") and b"acTL" in head):
+            return 1
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # whatever is wrong with it: it is no better than a still
+        return 1
+
+
 def suffix_of(name: str) -> str:
     """The suffix of a file name, in lower case."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  (100,000 times a call)

@@ -344,21 +344,9 @@ def _why_not_now(step: Step, mode: Mode, digests: _Digests) -> str | None:
         return f"its keeper {step.keeper_id!r} is no longer what was embedded"
     if digests(step.file) != step.sha256:
         return "its file is no longer what was embedded"
-    if step.sha256 != step.keeper_sha256 and _frames(step.file) > _frames(step.keeper):
+    if step.sha256 != step.keeper_sha256 and image_files.frames(step.file) > image_files.frames(step.keeper):
         return "it moves, or has several pages, and its keeper has fewer: only one picture of it was compared"
     return None
-
-
-def _frames(file: str) -> int:
-    """Number of pictures in a file that may hold several; 1 where that cannot be told."""
-    from PIL import Image
-
-    try:
-        with open(file, "rb") as opened, Image.open(opened) as image:
-            # The further pictures of a camera's JPEG are previews.
-            return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
-    except Exception:  # whatever is wrong with it: it holds what was embedded
-        return 1
 
 
 def _open_log(path: Path, *, new: bool) -> BinaryIO:

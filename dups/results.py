@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from ..data import image_files
 from ..data.images import ORIENTATIONS
 from ..data.splits import connected
 from ..errors import count_of, one_or_many
@@ -403,6 +404,15 @@ def write_lists(
             f"none of {count_of(files.paths, 'file')} can be seen here: the lists go by what was embedded, "
             "and do not know of links"
         )
+    moving = _holding_more(
+        ranked.files, rows, keepers, goes & ~pc.equal(member["kind"], "exact").fill_null(False).to_numpy()
+    )
+    if many := int(moving.sum()):
+        goes &= ~moving
+        notes.append(
+            f"{count_of(many, 'duplicate is', 'duplicates are')} kept: animations, or files of several pages, whose keeper "
+            "has fewer; one picture of each was compared"
+        )
     # An item that shares its file with one that is kept is kept.
     stays = listed.copy()
     stays[rows[goes]] = False
@@ -442,6 +452,17 @@ def write_lists(
     )
     _write_csv(dropped, folder / "drop.csv")
     return kept.num_rows, dropped.num_rows, notes
+
+
+def _holding_more(files: pa.Array, rows: np.ndarray, keepers: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Mask of the pairs of a member and its keeper, of those `asked`, of which the member's file holds more pictures."""
+    found = np.zeros(len(rows), bool)
+    at = np.flatnonzero(asked)
+    ends = (files.take(pa.array(side[at])).to_pylist() for side in (rows, keepers))
+    for place, file, keeper in zip(at.tolist(), *ends, strict=True):
+        if file is not None and (several := image_files.frames(file)) > 1:
+            found[place] = keeper is None or several > image_files.frames(keeper)
+    return found
 
 
 def write_variants(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from galleries import entry, filled, near
+from galleries import csv_rows, entry, filled, near
 from icehouse.cli import app
 from icehouse.dups import act
 from icehouse.dups.act import (
@@ -531,8 +531,13 @@ def test_an_animation_is_not_given_up_for_a_still(tmp_path: Path) -> None:
     names = ["still.png", "moves.gif", "stands.gif", "pages.tif", "page.tif"]
     items = [entry(root / name, name, path=name, root=str(root), source=str(root)) for name in names]
     store = filled(tmp_path / "store", items, near([0, 3, 5, 7, 9]))
-    assert find_duplicates(store, rule=0.95, views=False).summary["dropped"] == 4
-    plan = plan_actions(store, "move", move_to=tmp_path / "out")
+    found = find_duplicates(store, rule=0.95, views=False)
+    assert {row["item_id"] for row in csv_rows(found.path / "drop.csv")} == {"stands.gif", "page.tif"}
+    assert {"moves.gif", "pages.tif"} < {row["item_id"] for row in csv_rows(found.path / "keep.csv")}
+    assert any("2 duplicates are kept: animations" in note for note in found.summary["notes"])
+    listed = tmp_path / "all.csv"
+    listed.write_text("item_id,keeper\n" + "".join(f"{name},still.png\n" for name in names[1:]))
+    plan = plan_actions(store, "move", move_to=tmp_path / "out", drop=listed)
     assert planned(plan) == {"stands.gif", "page.tif"}
     assert {item for item, reason in plan.skipped if "several pages" in reason} == {"moves.gif", "pages.tif"}
 
