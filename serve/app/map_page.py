@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from ...console import one_line
-from ...dups.pair_graph import Duplicates, list_duplicates
+from ...dups.pair_graph import Duplicates, list_duplicates, searches_stamp
 from ...errors import IcehouseError, count_of
 from ...heads.runs import Run, list_runs
 from ...heads.trainer import predict_items
@@ -120,7 +120,8 @@ def colours(
     """Category (uint16, 65535 for none) of every point, and the names of the categories, the commonest first."""
     if by not in dict(colourings(drawn)):
         raise HTTPException(404, "there is no such colouring")
-    tag = f"{drawn.version}-{_searches_digest(drawn.catalog)}-{by}"
+    # A search may be made anew under its name.
+    tag = f"{drawn.version}-{searches_stamp(drawn.catalog.store)}-{by}"
 
     def make() -> bytes:
         if tag not in drawn.coloured:
@@ -159,15 +160,6 @@ def items(
         raise HTTPException(404, "there is no such point")
     shown = cards(drawn.catalog, Found(chosen, len(chosen), False))
     return page(request, "app_map_items.html", title="Chosen items", cards=shown)
-
-
-def _searches_digest(catalog: Catalog) -> str:
-    """Digest of the searches for duplicates: one may be made anew under its name."""
-    times = []
-    for name in list_duplicates(catalog.store):
-        summary = catalog.store.path / "dups" / name / "summary.json"
-        times.append(f"{name}{summary.stat().st_mtime_ns if summary.exists() else 0}")
-    return hashlib.sha256("/".join(times).encode()).hexdigest()[:12]
 
 
 def colourings(drawn: Points) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What routes share: the state of the server, and answers as pages from templates, JSON that any parser reads, and errors.
+"""State of the server, and answers of its routes: pages from templates, JSON that any parser reads, errors as one line.
 
 The state is the open store or package, the heads that answer, and what is loaded once for all requests.
 """
@@ -161,7 +161,7 @@ class State:
         made, stamp = self._catalog, self._stamp
         return made if made is not None and stamp == self._now() else None
 
-    def _now(self) -> tuple[Stamp, Any]:
+    def _now(self) -> tuple[Stamp | None, Any]:
         """What a catalogue is made of: the items, and by what inputs are compared with them, looked for once a second."""
         assert self.store is not None
         looked, rules = self._rules
