@@ -80,7 +80,7 @@ class State:
         self.pictures = Pictures()
         self._inference = Inference(store, list(self.runs.values()), settings, self.monitor, encoders)
         self._catalog: Catalog | None = None
-        self._stamp: tuple[Stamp, Any] | None = None
+        self._stamp: tuple[Stamp | None, Any] | None = None
         self._rules: tuple[float, Any] = (-_LOOK_S, None)
         self._making = threading.Lock()
         self._loaded = threading.Event()
