@@ -391,7 +391,7 @@ def test_a_collage_is_linked_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_equal_hashes_of_look_alikes_are_looked_at(by_hand: bool) -> None:
+def test_equal_hashes_of_look_alikes_are_looked_at(by_hand: bool, tmp_path: Path) -> None:
     """Where a calibration found near hashes by chance, pairs by hash whose vectors say nothing have to agree, too."""
     rng = np.random.default_rng(4)
     n, dim = 240, 16
@@ -430,7 +430,7 @@ def test_equal_hashes_of_look_alikes_are_looked_at(by_hand: bool) -> None:
     }
     # Of a part of the contents the same pairs are looked at.
     part = np.arange(0, n, 2)
-    i, j = np.divmod(contents.subset(part, Path("unused")).looked_at, len(part))
+    i, j = np.divmod(contents.subset(part, tmp_path / "vectors.npy").looked_at, len(part))
     assert {(2 * a, 2 * b) for a, b in zip(i.tolist(), j.tolist(), strict=True)} == {
         pair for pair in looked_at if pair[0] % 2 == 0
     }
