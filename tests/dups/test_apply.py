@@ -19,7 +19,7 @@ from icehouse.cli import app
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.gallery import write_gallery
+from icehouse.dups.gallery import Choice, select, write_gallery
 from icehouse.dups.groups import group_pairs
 from icehouse.dups.judgements import Judged, read_judged, read_records, record_judgements, regroup
 from icehouse.dups.pair_graph import Duplicates, PairGraph
@@ -173,6 +173,13 @@ def test_the_next_search_says_what_apply_said(store: Store, tmp_path: Path, meth
     assert total >= len(applied["pairs"])
     page = write_gallery(store).path.read_text(encoding="utf-8")
     assert "judged by people" in page
+    by_hand = sum(row["kind"] == "judged" for row in again.clusters().to_pylist())
+    for kind, members in (("judged", by_hand), ("indirect", None)):
+        chosen = select(again.clusters(), Choice(kinds=frozenset([kind]), max_groups=10**6, members=500))
+        rows = again.clusters().take(np.concatenate([*chosen.rows, np.empty(0, np.int64)])).to_pylist()
+        shown = [row for row in rows if not row["keeper"]]
+        assert {row["kind"] for row in shown} <= {"judged" if kind == "judged" else None}
+        assert members in (None, len(shown))
 
 
 def test_undo_brings_back_what_was_found(store: Store, tmp_path: Path) -> None:
