@@ -228,11 +228,11 @@ def record_judgements(
         records = read_records(store)
         gone = _undone(records)
         counting = [one for one in records if one["kind"] == "judgements" and one["number"] not in gone]
-        same = next((one for one in reversed(counting) if one["sha256_of_file"] == digest), None)
-        if same is not None and not _overruled(
-            same, [one for one in counting if one["number"] > same["number"]]
+        earlier = next((one for one in reversed(counting) if one["sha256_of_file"] == digest), None)
+        if earlier is not None and not _overruled(
+            earlier, [one for one in counting if one["number"] > earlier["number"]]
         ):
-            return same, told
+            return earlier, told
         before = active_judgements(store, key, records)
         for pair in pairs:
             was = before.pairs.get(_ordered(pair["a"], pair["b"]))

@@ -347,10 +347,10 @@ def _outcome(
         print_json({**told, "path": path})
         return
     echo(f"{count_of(len(done), 'file')} {words}")
-    told = list(reasons(skipped))
-    for reason, count, first in told[:_REASONS]:
+    why = list(reasons(skipped))
+    for reason, count, first in why[:_REASONS]:
         say(f"left alone: {count:,} ({first}{', …' if count > 1 else ''}): {reason}")
-    if rest := sum(count for _, count, _ in told[_REASONS:]):
+    if rest := sum(count for _, count, _ in why[_REASONS:]):
         say(f"left alone: {rest:,} more, each for a reason of its own; --json tells them all")
     if path is not None and acted:
         echo(path)
