@@ -102,8 +102,8 @@ class Hashes:
         a, b = _pairs(len(compared))
         alike = np.concatenate(
             [
-                np.einsum("ij,ij->i", units[a[k : k + 8192]], units[b[k : k + 8192]])
-                for k in range(0, len(a), 8192)
+                np.einsum("ij,ij->i", units[a[k : k + 512]], units[b[k : k + 512]])
+                for k in range(0, len(a), 512)
             ]
         )
         usable = np.abs(units).sum(axis=1) > 0

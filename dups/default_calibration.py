@@ -43,8 +43,8 @@ _SHRINKAGE = 0.4
 #: Contents that the map is fitted to.
 _MAX_FITTED = 20_000
 
-#: Pairs that the bits of hashes are judged by.
-_PAIRS = 100_000
+#: Pairs that the bits of hashes are judged by; and how many vectors are taken out at once: more leave the processor's cache.
+_PAIRS, _AT_ONCE = 100_000, 512
 
 #: With more contents than the calibration has seen, or fewer, by this share it is made anew.
 _GROWTH = 0.2
@@ -216,8 +216,8 @@ def related_pairs(
 ) -> np.ndarray:
     """Tell which pairs of the reference, whose nearest views are `apart` bits apart, are too near for unrelated ones."""
     told = np.empty(len(i), bool)
-    for start in range(0, len(i), 8192):
-        part = slice(start, start + 8192)
+    for start in range(0, len(i), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
         a, b = i[part], j[part]
         bits = None if apart is None else apart[part]
         cosine = np.einsum("ij,ij->i", units[a], units[b])
