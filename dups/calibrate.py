@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.
 _RELATED_BITS = 10
 _MAX_PAIRS = 200_000
+#: Contents whose views are made without further processes, the start of which takes a second of processor time.
+_ALONE = 1000
 
 #: Whether two contents are duplicates, by their numbers in ascending order, as a user has labelled them.
 Known = dict[tuple[int, int], bool]
@@ -82,7 +84,8 @@ class Hashes:
         radius = view_radius(len(contents), hamming, expected)
         views = None
         if len(contents) <= MAX_VIEWED:
-            views = ViewHashes(*load_views(store, contents), radius)
+            threads = 1 if len(contents) <= _ALONE else None
+            views = ViewHashes(*load_views(store, contents, threads=threads), radius)
         return cls(whole, informative(whole), views)
 
     def apart(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
