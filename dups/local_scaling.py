@@ -59,8 +59,10 @@ _MORE_UNKNOWN, _STANDING_OUT, _BLIND = (1.0, 2.5, 5.0), 0.5, 0.1
 #: Copies of copies that are of one group, at most: as a share of all contents, and where these are few.
 _LARGEST_CHAIN, _CHAIN = 0.03, 30
 _BLOCK = 256
-#: Pairs whose views are compared at once.
-_COMPARED = 512
+#: Pairs whose views are compared at once, and rows of all pairs.
+_COMPARED, _ROWS = 512, 16
+#: Bits between hashes that have nothing to do with one another.
+_UNRELATED = 32
 _DECIMALS = 5
 
 
@@ -253,32 +255,31 @@ def cross_distances(
 
 
 def all_distances(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Bits between the nearest views of every two contents, uint8 (m, m); 64 where there are none."""
+    """Bits between the nearest views of every two contents, uint8 (m, m).
+
+    A view that cannot be used is as far from any as unrelated ones are.
+    """
     m, views = hashes.shape
     apart = np.full((m, m), 64, np.uint8)
-    signs = [_signs(hashes[:, view], usable[:, view]) for view in range(views)]
-    best, room = np.empty((2, _BLOCK, m), np.float32)
+    columns, mute = np.ascontiguousarray(hashes.T), [np.flatnonzero(~each) for each in usable.T]
+    # Few rows at once, which stay in the processor's cache.
+    differing, bits = np.empty((_ROWS, m), np.uint64), np.empty((_ROWS, m), np.uint8)
     rows = np.arange(m)
     for view in range(WHOLE_VIEWS):
         if view:
             # Most pictures have no margin, and both of these views are the same.
-            differing = (hashes[:, view] != hashes[:, 0]) | (usable[:, view] != usable[:, 0])
-            rows = np.flatnonzero(differing)
-        for start in range(0, len(rows), _BLOCK):
-            part = rows[start : start + _BLOCK]
-            most, products = best[: len(part)], room[: len(part)]
-            most.fill(-64)
-            for other in signs:
-                np.matmul(signs[view][part], other.T, out=products)
-                np.maximum(most, products, out=most)
-            apart[part] = np.minimum(apart[part], np.round((64 - most) / 2))
+            rows = np.flatnonzero((hashes[:, view] != hashes[:, 0]) | (usable[:, view] != usable[:, 0]))
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            nearest, room, found = apart[part], differing[: len(part)], bits[: len(part)]
+            for other in range(views):
+                np.bitwise_xor(hashes[part, view][:, None], columns[other], out=room)
+                np.bitwise_count(room, out=found)
+                found[:, mute[other]] = _UNRELATED
+                found[~usable[part, view]] = _UNRELATED
+                np.minimum(nearest, found, out=nearest)
+            apart[part] = nearest
     return np.minimum(apart, apart.T)
-
-
-def _signs(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Bits as signs, float32 (m, 64). Two that cannot be used are as far apart as unrelated ones."""
-    bits = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(len(hashes), 8), axis=1)
-    return (bits.astype(np.float32) * 2 - 1) * usable[:, None]
 
 
 def fit_local(
