@@ -227,7 +227,11 @@ def record_judgements(
     with hold(folder):
         records = read_records(store)
         gone = _undone(records)
-        counting = [one for one in records if one["kind"] == "judgements" and one["number"] not in gone]
+        counting = [
+            one
+            for one in records
+            if one["kind"] == "judgements" and one["number"] not in gone and one["content"] == key
+        ]
         earlier = next((one for one in reversed(counting) if one["sha256_of_file"] == digest), None)
         if earlier is not None and not _overruled(
             earlier, [one for one in counting if one["number"] > earlier["number"]]
@@ -254,12 +258,10 @@ def record_judgements(
 
 
 def _overruled(record: dict[str, Any], later: Iterable[dict[str, Any]]) -> bool:
-    """Whether later records of the same kind of content judge a pair of this one otherwise, or keep something else."""
+    """Whether later records judge a pair of this one otherwise, or keep something else."""
     said = {_ordered(pair["a"], pair["b"]): pair["duplicate"] for pair in record["pairs"]}
     keep = {(kept["content"], kept["id"]) for kept in record["keep"]}
     for other in later:
-        if other["content"] != record["content"]:
-            continue
         pairs = {_ordered(pair["a"], pair["b"]): pair["duplicate"] for pair in other["pairs"]}
         if any(pairs.get(pair, same) is not same for pair, same in said.items()):
             return True

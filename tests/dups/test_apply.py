@@ -219,6 +219,18 @@ def test_undo_leaves_judgements_of_other_contents_alone(store: Store, tmp_path: 
         apply_judgements(store, undo=True)
 
 
+def test_one_file_may_judge_pictures_and_texts(store: Store, tmp_path: Path) -> None:
+    """Applied to the pictures before, it was taken for known, and the texts were left as they were."""
+    found = search(store)
+    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
+    judged = save(tmp_path / "judged.csv", [(kept, apart(found, kept, members)[0], "0", "")])
+    read = read_judged(judged, store.items.read(["item_id"])["item_id"])
+    for key in ("image_sha256", "text_sha256", "image_sha256", "text_sha256"):
+        record, _ = record_judgements(store, read, key)
+        assert record["content"] == key
+    assert [record["content"] for record in read_records(store)] == ["image_sha256", "text_sha256"]
+
+
 def test_other_searches_of_the_same_pictures_are_named(store: Store, tmp_path: Path) -> None:
     """Their lists are as they were until the judgements are applied to them, too."""
     found = search(store)
