@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from icehouse.data.sample_feed import CLASSES, EVENTS, LANGUAGES, Feed, compose,
 from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import TRANSFORMS, encode
 from icehouse.errors import ImageError, SourceError
+from PIL import Image
 
 N = 50
 
@@ -160,13 +162,19 @@ def test_an_edited_text_keeps_its_words() -> None:
         assert again != text
 
 
+@cache
+def houses(seed: int) -> tuple[Image.Image, int]:
+    """A painted picture and its hash."""
+    image, _ = paint(np.random.default_rng(seed), "houses", long_side=320)
+    return image, decode(encode(image, "png"), hashed=True).phash
+
+
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 def test_transforms_keep_the_picture_recognisable(name: str) -> None:
     """By pHash where the frame stays, and always nearer than another picture is."""
     distances = []
     for seed in range(4):
-        image, _ = paint(np.random.default_rng(seed), "houses", long_side=320)
-        before = decode(encode(image, "png"), hashed=True).phash
+        image, before = houses(seed)
         after = decode(encode(TRANSFORMS[name](image, np.random.default_rng(seed)), "jpg"), hashed=True).phash
         distances.append((before ^ after).bit_count())
     assert np.mean(distances) < (26 if name in ("crop", "pad", "caption_band") else 8)

@@ -139,7 +139,7 @@ def test_memes_on_one_template_are_kept_and_their_copies_are_not(tmp_path: Path)
     """From files to drop.csv: nothing is known of any text."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for seed in range(3):
+    for seed in range(2):
         base = scene(seed)
         for k, words in enumerate(CAPTIONS):
             (folder / f"t{seed}-{k}.jpg").write_bytes(encode(written(base, words), "jpg", 90))
@@ -150,11 +150,11 @@ def test_memes_on_one_template_are_kept_and_their_copies_are_not(tmp_path: Path)
     embed_sources([folder], store, encoder=ToyEncoder("toy-a"))
     found = find_duplicates(store, feature=None)
     dropped = {row["item_id"]: row["keeper"] for row in csv_rows(found.path / "drop.csv")}
-    assert dropped == {f"t{seed}-0-again.jpg": f"t{seed}-0.jpg" for seed in range(3)}
+    assert dropped == {f"t{seed}-0-again.jpg": f"t{seed}-0.jpg" for seed in range(2)}
     assert found.summary["variants"]["pairs"].keys() == {"picture"}
-    assert found.summary["variants"]["sets"] == 3
+    assert found.summary["variants"]["sets"] == 2
     found = find_duplicates(store, feature=None, variants="drop")
-    assert found.summary["dropped"] >= 12
+    assert found.summary["dropped"] >= 8
 
 
 BANDS = [

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,13 @@ def sent(store: Store) -> dict[str, str]:
     found = {}
     for row in store.items.read(["root", "path"]).to_pylist():
         data = (Path(row["root"]) / row["path"]).read_bytes()
-        found[hashlib.sha256(prepare(data)).hexdigest()] = hashlib.sha256(data).hexdigest()
+        found[_as_sent(data)] = hashlib.sha256(data).hexdigest()
     return found
+
+
+@cache
+def _as_sent(data: bytes) -> str:
+    return hashlib.sha256(prepare(data)).hexdigest()
 
 
 def captions(store: Store, name: str = "default") -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +16,7 @@ from icehouse.embed.captions.caption_table import import_captions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
+from icehouse.serve.app import catalog
 from icehouse.serve.query import search
 from icehouse.store.store import Store
 from PIL import Image
@@ -141,7 +141,7 @@ def test_a_form_that_cannot_be_answered_is_told_on_a_page(work: Path, web: Any) 
     assert "larger than 64 MB" in answer.text
 
 
-def test_captions_stand_beside_their_pictures(tmp_path: Path) -> None:
+def test_captions_stand_beside_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path, 8)
     sha = store.items.read(["image_sha256"])["image_sha256"].to_pylist()
     with client(store.path, headers=HTML) as web:
@@ -150,7 +150,7 @@ def test_captions_stand_beside_their_pictures(tmp_path: Path) -> None:
             rows = [{"image_sha256": each, "caption": f"{said} {i}"} for i, each in enumerate(sha[:3])]
             (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
             import_captions(store, tmp_path / "captions.jsonl", name=name)
-        time.sleep(1.1)  # what came meanwhile is looked for once a second
+        monkeypatch.setattr(catalog, "_LOOK_S", 0)  # what came meanwhile is looked for once a second
         item = web.get("/item?id=i1").text
         assert "a &lt;script&gt;alert(1)&lt;/script&gt; cat 1" in item
         assert "no cat 1" in item

@@ -82,7 +82,7 @@ def test_three_inputs_and_rows_that_lack_some(make: Make) -> None:
 @every
 def test_attention_by_token(make: Make) -> None:
     X, y = hidden_token(301)
-    head = make(**SHORT).fit(X, y)
+    head = make(**SHORT).fit(X[:60], y[:60])
     weights, between = head.attention(X), head.cross_attention(X[:5])
     for name, weight in weights.items():
         assert weight.shape == X[name].mask.shape

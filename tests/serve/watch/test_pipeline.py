@@ -57,9 +57,8 @@ def test_gates_as_they_are_given(run_lines: Run, posts: Posts) -> None:
         run_lines([off], gates=("relevancy",))
 
 
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
+def test_a_bad_line_costs_only_itself(run_lines: Run, posts: Posts) -> None:
+    bad = [
         (b"not json", "not JSON"),
         (b"[1, 2]", "a JSON list"),
         (b"7", "a JSON number"),
@@ -79,14 +78,14 @@ def test_gates_as_they_are_given(run_lines: Run, posts: Posts) -> None:
         (b'{"id": ' + b"9" * 10_000 + b"}", "not JSON|Exceeds"),
         (b"\xff\xfe{}", "not UTF-8|not JSON"),
         (b'{"id": "a", "image_path": "/nowhere/at/all.png"}', "all.png"),
-    ],
-)
-def test_a_bad_line_costs_only_itself(run_lines: Run, posts: Posts, line: bytes, what: str) -> None:
-    good, other = posts(), posts()
-    told = run_lines([good, line, other])
-    assert [entry["decision"] for entry in told] == ["classified", "error", "classified"]
-    assert re.search(what, told[1]["error"])
-    assert "\n" not in told[1]["error"]
+    ]
+    # A good line before each bad one, and after the last.
+    lines = [line for wrong, _ in bad for line in (posts(), wrong)]
+    told = run_lines([*lines, posts()])
+    assert [entry["decision"] for entry in told] == ["classified", "error"] * len(bad) + ["classified"]
+    for entry, (_, what) in zip(told[1::2], bad, strict=True):
+        assert re.search(what, entry["error"])
+        assert "\n" not in entry["error"]
 
 
 def test_bad_lines_go_elsewhere(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
