@@ -64,8 +64,12 @@ def test_faults_that_pass_cost_a_question_each(fault: str, api: str, lab: Lab, s
     report = lab.caption(store, api=api, concurrency=4, **IN_TIME.get(fault, {}))
     assert (report.captioned, report.failed) == (5, 0)
     assert captions(store) == truth(store)
-    asked = {picture: 1 + times * (picture == bad) for picture in sent(store)}
-    assert server.asked() == Counter(asked)
+    asked, wanted = server.asked(), {picture: 1 + times * (picture == bad) for picture in sent(store)}
+    if fault in IN_TIME:  # where a machine is busy, others may not answer in time either
+        assert asked.keys() == wanted.keys()
+        assert asked[bad] >= wanted[bad]
+    else:
+        assert asked == Counter(wanted)
 
 
 @pytest.mark.parametrize(
