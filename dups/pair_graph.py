@@ -8,6 +8,7 @@ again, as counts over contents, so that k copies cost k and not k squared.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,9 +169,15 @@ def searches_stamp(store: Store) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=16)
+def _times_made(path: Path, stamp: tuple[tuple[str, int], ...]) -> tuple[tuple[str, str], ...]:
+    """Name and time of each search of the store at `path`; read again where the `searches_stamp` is another."""
+    return tuple((search.name, _age(search)[0]) for search in _searches(Store.open(path)))
+
+
 def rules_stamp(store: Store) -> tuple[tuple[str, int | str], ...]:
     """Value that is another one once a search was made or a calibration: what inputs are compared by then."""
-    found: list[tuple[str, int | str]] = [(search.name, _age(search)[0]) for search in _searches(store)]
+    found: list[tuple[str, int | str]] = [*_times_made(store.path, searches_stamp(store))]
     for folder in sorted((store.path / "calibrations").glob("*/*/*")):
         with contextlib.suppress(OSError):
             found.append((str(folder), folder.stat().st_mtime_ns))
