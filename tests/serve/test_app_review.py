@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,6 +234,28 @@ def test_groups_are_judged_in_a_browser(store: Store) -> None:
             with page.expect_navigation():
                 page.get_by_role("button", name="Apply").click()
             assert read_records(store)[-1]["by"] == "Ada & Bob"
+            page.locator(".member:not(.kept) .yes").first.click()
+            page.route("**/duplicates/apply*", lambda route: route.fulfill(body="<html>some proxy</html>"))
+            page.get_by_role("button", name="Apply").click()
+            page.get_by_text("what you judged stays in this browser").wait_for()
+            assert page.get_by_role("button", name="Apply 1 judged").is_enabled()
+            page.unroute("**/duplicates/apply*")
+            # What is judged on another page while this one is applied stays to be applied.
+            other = page.context.new_page()
+            other.goto(f"{url}/duplicates")
+
+            def meanwhile(route: Any) -> None:
+                other.locator(".member:not(.kept) .no").nth(2).click()
+                route.fulfill(json={"problems": []})
+
+            page.route("**/duplicates/apply*", meanwhile)
+            with page.expect_navigation():
+                page.get_by_role("button", name="Apply").click()
+            assert page.get_by_role("button", name="Apply 1 judged").is_enabled()
+            other.locator(".member:not(.kept) .no").nth(2).click()
+            other.close()
+            page.unroute("**/duplicates/apply*")
+            page.reload()
             # Somebody removes an item meanwhile: what was judged of it is told, on the page that follows.
             page.locator(".member:not(.kept) .yes").first.click()
             page.route(

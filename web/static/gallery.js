@@ -219,19 +219,29 @@
     let by = null;
     try { by = localStorage.getItem("icehouse-annotator"); } catch { /* then the server's user */ }
     const address = by ? `${to}&${new URLSearchParams({ by: by.slice(0, 100) })}` : to;
+    let answer = null, said = null;
+    const body = csv(), sent = { pairs: { ...state.pairs }, keep: { ...state.keep } };
     try {
-      const answer = await fetch(address, { method: "POST", body: csv(), headers: { "Content-Type": "text/csv" } });
-      const said = await answer.json();
-      if (!answer.ok) throw new Error(said.detail);
-      Object.assign(state, { pairs: {}, keep: {}, undo: [], pages: {} });
-      store();
-      // What could not be used is told on the page as it is then.
-      try { sessionStorage.setItem(notes, JSON.stringify(said.problems || [])); } catch { /* not told */ }
-      location.reload();
-    } catch (error) {
+      answer = await fetch(address, { method: "POST", body, headers: { "Content-Type": "text/csv" } });
+      said = await answer.json();
+    } catch { /* the server is away, or what answers is none of ours */ }
+    if (said === null || !answer.ok) {
       tell();
-      told.textContent = error.message;
+      told.textContent = said === null ? "The server does not answer: what you judged stays in this browser" : said.detail;
+      return;
     }
+    // What was judged meanwhile, on another page, is still to be applied.
+    reread();
+    for (const where of ["pairs", "keep"]) {
+      for (const [key, value] of Object.entries(sent[where])) {
+        if (own(state[where], key) === value) delete state[where][key];
+      }
+    }
+    Object.assign(state, { undo: [], pages: {} });
+    store();
+    // What could not be used is told on the page as it is then.
+    try { sessionStorage.setItem(notes, JSON.stringify(said.problems || [])); } catch { /* not told */ }
+    location.reload();
   }
   function tellProblems() {
     let problems = [];
