@@ -57,12 +57,13 @@ def _told_by_the_first(
 ) -> Iterator[R]:
     spent = 0.0
     for done, task in enumerate(tasks):
-        if done >= telling and count > 1 and spent / done * (len(tasks) - done) > worth:
+        if done >= telling and count > 1 and spent / (done - 1) * (len(tasks) - done) > worth:
             yield from _in_processes(measure, tasks[done:], count)
             return
         begun = time.perf_counter()
         made = measure(task)
-        spent += time.perf_counter() - begun
+        # The first one loads what all need.
+        spent += time.perf_counter() - begun if done else 0.0
         yield made
 
 
