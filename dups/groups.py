@@ -438,6 +438,9 @@ _COMPARING = 0.004
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
+#: Changes whenever a group of the same facts and relations would stand in another order.
+ORDERS_VERSION = 1
+
 #: Octaves within which scores are equal.
 _TIE = 0.17
 
@@ -458,17 +461,25 @@ _MOST_RELATIONS = 200_000
 
 
 class _Relations:
-    """Relations of pictures that were compared, by their digests; kept in the store's disposable cache."""
+    """Relations of pictures that were compared, and orders of groups, by digests; kept in the store's disposable cache."""
 
     def __init__(self, store: Store) -> None:
         self.file = store.path / "cache" / "relations.json"
         self.version = f"{__version__}, {FACTS_VERSION}, {RELATIONS_VERSION}"
         self.held: dict[str, Relation] = {}
         self.used: dict[str, Relation] = {}
+        #: Places of a group's members by quality, and why the first is kept, by what `_in_order` is given.
+        self.orders: dict[str, tuple[list[int], str]] = {}
+        self._ordered = 0
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             read = json.loads(self.file.read_bytes())
             if read["version"] == self.version:
                 self.held = {str(key): _checked(*said) for key, said in read["relations"].items()}
+                self.orders = {
+                    str(key): ([int(place) for place in order], str(reason))
+                    for key, (order, reason) in read.get("orders", {}).items()
+                }
+                self._ordered = len(self.orders)
 
     def known(self, digests: list[str]) -> dict[tuple[int, int], Relation]:
         """Those of a group's pictures that were compared before, by their places in it."""
@@ -483,12 +494,17 @@ class _Relations:
         """Take those that an order came of."""
         self.used.update((f"{digests[a]} {digests[b]}", said) for (a, b), said in used.items())
 
+    def has_order(self, key: str, members: int) -> bool:
+        """Whether the order of so many members is known."""
+        return key in self.orders and sorted(self.orders[key][0]) == list(range(members))
+
     def keep(self) -> None:
         """Write them, if any is new."""
-        if self.used.keys() <= self.held.keys():
+        if self.used.keys() <= self.held.keys() and len(self.orders) == self._ordered:
             return
         kept = dict(list({**self.used, **self.held}.items())[:_MOST_RELATIONS])
-        text = json.dumps({"version": self.version, "relations": kept})
+        orders = dict(list(self.orders.items())[-_MOST_RELATIONS:])
+        text = json.dumps({"version": self.version, "relations": kept, "orders": orders})
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with publish(self.file) as temp:
@@ -570,32 +586,40 @@ def choose_keepers(
     held: list[np.ndarray] = []
     again: list[np.ndarray] = []
     relations = _Relations(store)
+    unsettled: dict[str, tuple[list[int], str]] = {}
     for place, group in enumerate(groups, 1):
         held.append(group)
         if sum(map(len, held)) < _HELD and place < len(groups):
             continue
         compared = [[known[i] for i in one[:MAX_MEASURED].tolist()] for one in held]
-        read = _read_facts(store, [digest for one in compared for digest in one])
+        keys = [
+            _given(names, standing[one[:MAX_MEASURED]], ages[one[:MAX_MEASURED]])
+            for one, names in zip(held, compared, strict=True)
+        ]
+        # A group that is what it was has its order.
+        left = [k for k, key in enumerate(keys) if not relations.has_order(key, len(compared[k]))]
+        read = _read_facts(store, [digest for k in left for digest in compared[k]]) if left else {}
         members: list[_Members] = []
-        for one, names in zip(held, compared, strict=True):
-            columns = zip(*(read.get(each, _UNKNOWN) for each in names), strict=True)
-            first = one[:MAX_MEASURED]
+        for k in left:
+            relations.orders.pop(keys[k], None)
+            columns = zip(*(read.get(each, _UNKNOWN) for each in compared[k]), strict=True)
+            first = held[k][:MAX_MEASURED]
             told = Facts(*map(np.stack, columns))
-            members.append(_Members(told, standing[first], ages[first], relations.known(names)))
-        # Of new pictures nothing is known: processes compare them while the others are put in order by what is.
-        new = [k for k, each in enumerate(members) if not each.relations]
-        orders = measured(_in_order, [members[k] for k in new], threads, seconds=_COMPARING)
-        found = {k: _in_order(each, known_only=True) for k, each in enumerate(members) if each.relations}
-        left = [k for k, told in found.items() if told is None]
-        found.update(zip(left, measured(_in_order, [members[k] for k in left], threads), strict=True))
-        found.update(zip(new, orders, strict=True))
-        for k, (one, names) in enumerate(zip(held, compared, strict=True)):
-            order, reason, used = found[k] or _NO_ORDER
-            if not len(order):
+            members.append(_Members(told, standing[first], ages[first], relations.known(compared[k])))
+        found = measured(_in_order, members, threads, seconds=_COMPARING)
+        for k, of, (order, reason, used) in zip(left, members, found, strict=True):
+            relations.use(compared[k], used)
+            # What cannot be read now may be readable later.
+            if np.isfinite(of.facts.score()).all():
+                relations.orders[keys[k]] = order.tolist(), reason
+            elif len(order):
+                unsettled[keys[k]] = order.tolist(), reason
+        for one, key in zip(held, keys, strict=True):
+            places, reason = relations.orders.get(key) or unsettled.get(key, ([], ""))
+            if not places:
                 continue
-            relations.use(names, used)
             # Members that were not measured follow in their order.
-            ordered = np.concatenate([one[order], one[MAX_MEASURED:]])
+            ordered = np.concatenate([one[places], one[MAX_MEASURED:]])
             if reason:
                 why[int(ordered[0])] = reason
             again.append(ordered)
@@ -605,21 +629,20 @@ def choose_keepers(
     return keeper, why
 
 
-_Order = tuple[np.ndarray, str, dict[tuple[int, int], Relation]]
-_NO_ORDER: _Order = (np.empty(0, np.int64), "", {})
+def _given(digests: list[str], standing: np.ndarray, ages: np.ndarray) -> str:
+    """Digest of what a group's order by quality depends on."""
+    given = (ORDERS_VERSION, digests, standing.tolist(), ages.tolist())
+    return hashlib.sha256(repr(given).encode()).hexdigest()
 
 
-def _in_order(members: _Members, *, known_only: bool = False) -> _Order | None:
-    """Places of a group's members by quality, why the first is kept, and relations used; none where one alone is known.
-
-    None where two have to be compared and `known_only` asks for what is known already.
-    """
+def _in_order(members: _Members) -> tuple[np.ndarray, str, dict[tuple[int, int], Relation]]:
+    """Places of a group's members by quality, why the first is kept, and relations used; none where one alone is known."""
     facts, standing, ages = members.facts, members.standing, members.ages
     base = facts.score()
     faults: list[dict[str, float]] = [{} for _ in base]
     used: dict[tuple[int, int], Relation] = {}
     if np.isfinite(base).sum() < 2:
-        return _NO_ORDER
+        return np.empty(0, np.int64), "", used
 
     def ordered() -> np.ndarray:
         score = np.round(base - np.array([sum(each.values()) for each in faults]), 6)
@@ -637,10 +660,7 @@ def _in_order(members: _Members, *, known_only: bool = False) -> _Order | None:
             pair = (min(first, other), max(first, other))
             if pair in used or not np.isfinite(base[[first, other]]).all():
                 continue
-            relation = members.relations.get(pair)
-            if relation is None and known_only:
-                return None
-            used[pair] = relation = relation or _checked(*compare(facts, *pair))
+            used[pair] = relation = members.relations.get(pair) or _checked(*compare(facts, *pair))
             for place, told in zip(pair, (relation.first, relation.second), strict=True):
                 for name, cost in told.items():
                     faults[place][name] = max(faults[place].get(name, 0.0), cost)
