@@ -42,7 +42,6 @@ ENGINES = ("exact", "faiss")
 #: New rows up to which their products with all others are taken as they are, and rows of a product.
 _FEW_ROWS, _AT_ONCE = 1000, 4096
 
-
 #: Recall@10 by which a kind is chosen: flat up to 50,000 rows, then IVF.
 _RECALL = 0.95
 

@@ -460,7 +460,7 @@ _TOLD, _MOST = 0.15, 3
 _MOST_RELATIONS = 200_000
 
 
-class _Relations:
+class _KeeperCache:
     """Relations of pictures that were compared, and orders of groups, by digests; kept in the store's disposable cache."""
 
     def __init__(self, store: Store) -> None:
@@ -585,8 +585,7 @@ def choose_keepers(
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
     again: list[np.ndarray] = []
-    relations = _Relations(store)
-    unsettled: dict[str, tuple[list[int], str]] = {}
+    cache = _KeeperCache(store)
     for place, group in enumerate(groups, 1):
         held.append(group)
         if sum(map(len, held)) < _HELD and place < len(groups):
@@ -597,25 +596,24 @@ def choose_keepers(
             for one, names in zip(held, compared, strict=True)
         ]
         # A group that is what it was has its order.
-        left = [k for k, key in enumerate(keys) if not relations.has_order(key, len(compared[k]))]
+        left = [k for k, key in enumerate(keys) if not cache.has_order(key, len(compared[k]))]
         read = _read_facts(store, [digest for k in left for digest in compared[k]]) if left else {}
         members: list[_Members] = []
         for k in left:
-            relations.orders.pop(keys[k], None)
             columns = zip(*(read.get(each, _UNKNOWN) for each in compared[k]), strict=True)
             first = held[k][:MAX_MEASURED]
             told = Facts(*map(np.stack, columns))
-            members.append(_Members(told, standing[first], ages[first], relations.known(compared[k])))
+            members.append(_Members(told, standing[first], ages[first], cache.known(compared[k])))
         found = measured(_in_order, members, threads, seconds=_COMPARING)
+        orders: dict[int, tuple[list[int], str]] = {}
         for k, of, (order, reason, used) in zip(left, members, found, strict=True):
-            relations.use(compared[k], used)
+            orders[k] = order.tolist(), reason
+            cache.use(compared[k], used)
             # What cannot be read now may be readable later.
             if np.isfinite(of.facts.score()).all():
-                relations.orders[keys[k]] = order.tolist(), reason
-            elif len(order):
-                unsettled[keys[k]] = order.tolist(), reason
-        for one, key in zip(held, keys, strict=True):
-            places, reason = relations.orders.get(key) or unsettled.get(key, ([], ""))
+                cache.orders[keys[k]] = orders[k]
+        for k, one in enumerate(held):
+            places, reason = orders[k] if k in orders else cache.orders[keys[k]]
             if not places:
                 continue
             # Members that were not measured follow in their order.
@@ -625,7 +623,7 @@ def choose_keepers(
             again.append(ordered)
         held = []
     _group_again(again, keeper, contents if star else None)
-    relations.keep()
+    cache.keep()
     return keeper, why
 
 

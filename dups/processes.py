@@ -68,8 +68,12 @@ def _told_by_the_first(
 
 
 def start(workers: int | None = None) -> None:
-    """Start processes while something else is done, so that little work is worth them too."""
+    """Start processes while something else is done, so that little work is worth them too; none for one worker.
+
+    Those of an earlier search are not counted on any more.
+    """
     count = _count(workers)
+    _started.clear()
     if count > 1:
         _started[:] = [_pool(count).submit(_load) for _ in range(count)]
 

@@ -73,8 +73,8 @@ _MANY = 5000
 
 def start_measuring(store: Store, contents: int, threads: int | None) -> None:
     """Start processes for what is new among many contents: the rest of their search takes seconds on one processor."""
-    if contents >= _MANY and _table(store).rows < contents:
-        start(threads)
+    many = contents >= _MANY and _table(store).rows < contents
+    start(threads if many else 1)
 
 
 def make_views(

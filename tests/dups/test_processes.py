@@ -62,6 +62,10 @@ def test_what_is_known_to_take_long_is_sent_to_started_processes_before_it_is_as
     found = list(sent)
     assert [number for _, _, number in found] == list(range(6))
     assert os.getpid() not in {pid for _, pid, _ in found}
+    # A later search that is not worth them does without.
+    processes.start(1)
+    assert processes.started() == 0
+    assert set(processes.measured(eval, [PID] * 4, 2, seconds=1.0)) == {os.getpid()}
 
 
 @pytest.mark.slow
