@@ -10,17 +10,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import CorruptError, IcehouseError, StoreError, UsageError
-from ..store.files import check_stamp, checked_name, publish, publish_folder, publish_sealed, stamp, unseal
+from ..store.files import (
+    UNREADABLE_ARRAYS,
+    check_stamp,
+    checked_name,
+    keep_arrays,
+    publish,
+    publish_folder,
+    publish_sealed,
+    stamp,
+    unseal,
+)
 from ..store.store import Store
 from .calibration import (
     Calibration,
@@ -277,8 +285,7 @@ def held_neighbourhoods(
     name = measure_digest(measure)
     file = _folder(store, feature).with_name(checked_name(feature).replace("/", "-") + "." + _FILE)
     known_keys, known = np.empty(0, "U65"), np.empty((4, 0))
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
+    with contextlib.suppress(*UNREADABLE_ARRAYS), np.load(file, allow_pickle=False) as held:
         names, values = held["keys"], held["numbers"]
         if str(held["measure"]) == name and values.shape == (4, len(names)):
             known_keys, known = names, values
@@ -294,8 +301,7 @@ def held_neighbourhoods(
         made = measure.neighbourhoods(X[new], None if views is None else views.subset(new))
         numbers[:, new] = [getattr(made, field) for field in Neighbourhoods.__dataclass_fields__]
         order = np.argsort(keys)
-        with contextlib.suppress(OSError):
-            _keep(file, name, keys[order], numbers[:, order])
+        keep_arrays(file, measure=np.array(name), keys=keys[order], numbers=numbers[:, order])
     return Neighbourhoods(*numbers)
 
 
@@ -369,12 +375,6 @@ def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray
             if units.shape == (len(keys), dim) and len(squares) == len(keys):
                 return np.array(keys), units, np.array(squares)
     return np.empty(0, "S64"), np.empty((0, dim), np.float32), np.empty(0)
-
-
-def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with publish(file) as temp, temp.open("wb") as opened:
-        np.savez(opened, measure=np.array(measure), keys=keys, numbers=numbers)
 
 
 def _folder(store: Store, feature: str, *, unseen: bool = False) -> Path:
@@ -468,16 +468,12 @@ class NearCache:
             return
         file = self.folder / f"{name}.npz"
         i, j = np.divmod(codes, max(len(self.keys), 1))
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with publish(file) as temp, temp.open("wb") as opened:
-                sides: dict[str, Any] = {"keys": self.keys, "i": i.astype(np.int32), "j": j.astype(np.int32)}
-                np.savez(opened, **sides, least=np.array(least), of=np.array(of))
+        sides = {"keys": self.keys, "i": i.astype(np.int32), "j": j.astype(np.int32)}
+        keep_arrays(file, **sides, least=np.array(least), of=np.array(of))
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, str] | None:
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
+    with contextlib.suppress(*UNREADABLE_ARRAYS), np.load(file, allow_pickle=False) as held:
         keys, i, j = held["keys"], held["i"], held["j"]
         least, of = float(held["least"]), str(held["of"])
         ends = np.concatenate([i, j])

@@ -11,14 +11,12 @@ a mirror image, blur, other levels; another photograph of a like thing does not.
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from PIL import Image
 
 from ..data.images import decode_content, oriented
-from ..store.files import publish
+from ..store.files import UNREADABLE_ARRAYS, keep_arrays
 from ..store.store import Store
 from .confirm import detail
 from .processes import measured
@@ -761,9 +759,8 @@ class Agreements:
     def _answers(self) -> dict[str, float]:
         if self._known is None:
             self._known = {}
-            unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
             if self.file is not None:
-                with contextlib.suppress(*unreadable), np.load(self.file, allow_pickle=False) as held:
+                with contextlib.suppress(*UNREADABLE_ARRAYS), np.load(self.file, allow_pickle=False) as held:
                     keys, values = held["keys"], held["values"]
                     if int(held["version"]) == REGISTRATION_VERSION and keys.shape == values.shape:
                         self._known = dict(zip(keys.astype("U64").tolist(), values.tolist(), strict=True))
@@ -775,14 +772,8 @@ class Agreements:
             return
         known = {key: value for key, value in self._answers().items() if not np.isnan(value)}
         kept = dict(list(known.items())[-_KEPT:])
-        arrays: dict[str, Any] = {
-            "keys": np.array(list(kept), "S64"),
-            "values": np.array(list(kept.values()), np.float64),
-        }
-        with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with publish(self.file) as temp, temp.open("wb") as opened:
-                np.savez(opened, version=np.array(REGISTRATION_VERSION), **arrays)
+        keys, values = np.array(list(kept), "S64"), np.array(list(kept.values()), np.float64)
+        keep_arrays(self.file, version=np.array(REGISTRATION_VERSION), keys=keys, values=values)
 
 
 def _key(one: str, two: str) -> str:

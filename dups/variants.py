@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 
 from ..data.text import clean
 from ..errors import count_of, one_or_many
-from ..store.files import publish
+from ..store.files import UNREADABLE_ARRAYS, keep_arrays
 from ..store.store import Store
 from .views import VIEWS_VERSION
 
@@ -54,7 +53,6 @@ MAX_OVERLAYS = 300_000
 #: Changes whenever something else is told of the same thumbnails; and pairs of which that is kept in a store's cache.
 _VERSION, _KEPT = f"1, views {VIEWS_VERSION}", 200_000
 _EXPECTED = 20_000  # pairs, at most, whose pictures are fetched before they are asked for
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 #: What told a pair as a variant, as `Variants.of` numbers it.
 EVIDENCE = (None, "text", "picture", "detail")
@@ -517,7 +515,7 @@ class Overlays:
 
     def recall(self, file: Path, digests: pa.Array) -> None:
         """Take over what `keep` wrote of pairs of contents, known by their `digests`."""
-        with contextlib.suppress(*_UNREADABLE), np.load(file, allow_pickle=False) as held:
+        with contextlib.suppress(*UNREADABLE_ARRAYS), np.load(file, allow_pickle=False) as held:
             keys, differ, added = (held[name] for name in ("keys", "differ", "added"))
             whole = differ.dtype == bool and added.dtype == np.float64 and keys.dtype.kind == "S"
             if str(held["version"]) != _VERSION or not whole or keys.shape != (2, *differ.shape):
@@ -544,10 +542,7 @@ class Overlays:
         ends = np.array([pair for pair, _ in seen], np.int64).reshape(-1, 2).T
         keys = np.array(digests.take(pa.array(ends.ravel())).to_pylist(), "S64").reshape(ends.shape)
         differ, added = np.array([said for _, said in seen], np.float64).reshape(-1, 2).T
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with publish(file) as temp, temp.open("wb") as opened:
-                np.savez(opened, version=np.array(_VERSION), keys=keys, differ=differ > 0, added=added)
+        keep_arrays(file, version=np.array(_VERSION), keys=keys, differ=differ > 0, added=added)
 
     def subset(self, numbers: np.ndarray) -> Overlays:
         """Those of the contents `numbers`."""

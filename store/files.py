@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -283,6 +284,20 @@ def _crc32(path: Path) -> int:
     with ThreadPoolExecutor(4) as pool:
         crcs = pool.map(block, starts) if len(starts) > 1 else map(block, starts)
         return zlib.crc32(b"".join(crc.to_bytes(4, "little") for crc in crcs))
+
+
+#: What reading arrays of a disposable cache raises where the file is not there, damaged, or something else.
+UNREADABLE_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def keep_arrays(file: Path, **arrays: Any) -> None:
+    """Write arrays to a file, ``.npz``, of a disposable cache; where that cannot be done they are made again some day."""
+    import numpy as np
+
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with publish(file) as temp, temp.open("wb") as opened:
+            np.savez(opened, **arrays)
 
 
 #: The file that makes a folder a store.
