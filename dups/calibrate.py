@@ -53,7 +53,7 @@ from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import LocalMeasure
 from .pair_graph import default_feature
 from .rule import DEFAULT_HAMMING
-from .views import MAX_VIEWED, SHORTEST, load_views, view_hashes
+from .views import MAX_VIEWED, as_read, load_views, view_hashes
 
 if TYPE_CHECKING:
     from .evaluate import Truth
@@ -340,7 +340,7 @@ def _changed(
         return
     if original.blank:
         return
-    own = _views_as_read(original.image) if known is None else known
+    own = view_hashes(as_read(original.image)) if known is None else known
     # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
     original.image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BICUBIC)
     for kind in chosen:
@@ -351,13 +351,7 @@ def _changed(
         with Image.open(io.BytesIO(file)) as opened:
             copy = opened.convert("RGB")
         if not is_blank(copy):
-            yield kind, copy, own, _views_as_read(copy)
-
-
-def _views_as_read(image: Image.Image) -> np.ndarray:
-    """Hashes of the views of a picture at the size at which `find` reads its file."""
-    factor = min(image.size) // SHORTEST
-    return view_hashes(image.reduce(factor) if factor > 1 else image)
+            yield kind, copy, own, view_hashes(as_read(copy))
 
 
 def _format(kind: str, original: str) -> str:

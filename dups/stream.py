@@ -48,7 +48,7 @@ from .pair_graph import default_feature
 from .registration import Picture, StreamPictures
 from .rule import DEFAULT_HAMMING, Rule
 from .variants import POLICIES, Policy
-from .views import picture_views
+from .views import as_read, picture_views
 from .window import BATCH, DEFAULT_WINDOW, Arrival, SlidingWindow, StreamResult
 from .window_rules import FittedRules, Rules, fixed_rules, store_rules
 from .window_state import check_place, load_window, save_window
@@ -102,8 +102,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "text": (str,),
 }
 
-#: Pixels on the shortest side that are enough for views.
-_SHORTEST = 256
 
 #: Share of what comes that may be near-duplicates before that is told, and of how many at least.
 _PLAUSIBLE, _SOME = 0.6, 100
@@ -162,8 +160,7 @@ def look(image: Image.Image, *, keep: bool = False) -> Seen:
 
     `keep` is for what has no file from which it could be read again.
     """
-    factor = min(image.size) // _SHORTEST
-    made = picture_views(image.reduce(factor) if factor > 1 else image)
+    made = picture_views(as_read(image))
     return Seen(made.hashes, made.thumb, Picture.of(image).grey if keep else None)
 
 

@@ -63,7 +63,7 @@ _SCHEMA = pa.schema(
 )
 
 #: Shortest side, in pixels, that a picture may be decoded to for its views.
-SHORTEST = 256
+_SHORTEST = 256
 _WRITTEN = 2048  # contents after which a part is written
 _READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
 
@@ -304,7 +304,7 @@ def _table(store: Store) -> Table:
 
 def _views_of(data: bytes) -> dict[str, Any]:
     """A row of the table, of an image file."""
-    picture = decode(data, shortest=SHORTEST)
+    picture = decode(data, shortest=_SHORTEST)
     views = picture_views(picture.image)
     left, top, right, bottom = views.box
     row = {"box": views.box, "thumb": views.thumb.tobytes()}
@@ -393,6 +393,12 @@ class PictureViews:
     part_hashes: np.ndarray
     part_boxes: np.ndarray
     cells: int  # of these; they come last
+
+
+def as_read(image: Image.Image) -> Image.Image:
+    """A decoded picture at about the size at which its file is read for its views, by an exact reduction."""
+    factor = min(image.size) // _SHORTEST
+    return image.reduce(factor) if factor > 1 else image
 
 
 def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
