@@ -19,11 +19,11 @@ def _leave(*_: object) -> None:
 
 
 def _end(status: int) -> None:
-    """End the process as the interpreter does, without taking PyTorch down, if that is loaded.
+    """End the process as the interpreter does, without taking down what is loaded.
 
-    The destructors of its libraries take a second of processor time and 0.1 GB, and the system takes all of it back anyway.
+    The destructors of libraries take .2 s, those of PyTorch 1 s and 0.1 GB, and the system takes all of it back anyway.
     """
-    if "torch" not in sys.modules or sys.gettrace() is not None or sys.getprofile() is not None:
+    if sys.gettrace() is not None or sys.getprofile() is not None:
         return
     # What the interpreter calls first; a later one may have them by other names, and ends as usual.
     join = getattr(threading, "_shutdown", None)

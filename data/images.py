@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,7 @@ ORIENTATIONS = (
 
 # A closed list: Pillow would also run Ghostscript on an EPS somebody named cat.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF")
+_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif")
 _JPEG = ("JPEG", "MPO")
 _FRAMED = ("WEBP", "AVIF", "HEIF")  # their decoders hold a canvas of their own
 _TRANSPOSE = {
@@ -652,8 +654,9 @@ def _quieten() -> None:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Load Pillow's plugins, and the HEIC decoder if the extra is there; return the allowed formats."""
-    Image.init()
+    """Load the plugins of Pillow that are needed, and the HEIC decoder if the extra is there; gives the allowed formats."""
+    for name in _PLUGINS:
+        import_module(f"PIL.{name}ImagePlugin")
     _quieten()
     try:
         import pillow_heif

@@ -47,7 +47,7 @@ Thumbs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 #: Gives codes ``i * n + j``, ascending, of the near pairs of which one at least is new, or of all for None; and False where
 #: there are too many to tell. And what knows those of contents that are not new.
 Find = Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
-Recall = Callable[[Find], tuple[np.ndarray, bool]]
+Recall = Callable[[str, Find], tuple[np.ndarray, bool]]
 
 
 @dataclass(frozen=True)
@@ -395,6 +395,7 @@ _TURNED_SAMPLE = 8192  # pairs drawn at random
 _TURNED_UNRELATED = 10
 _TURNED_TAIL = 0.05  # share of them that the tail is fitted to
 _TURNED_BLOCK = 1024
+_AT_ONCE = 32
 _TURNED_SEED = 20_240
 
 
@@ -403,24 +404,47 @@ def turned_pairs(
 ) -> PixelPairs | None:
     """Find the turned copies among n contents; None where so many are near by chance that nothing can be told.
 
-    Takes the hashes of each content in the `ORIENTATIONS`, uint64 (n, 8), and which there are, bool (n,). Given what
-    `find` finds of the contents that are new, bool (n,), or of all for None, `recall` gives what it finds of all.
+    Takes the hashes of each content in the `ORIENTATIONS`, uint64 (n, 8), and which there are, bool (n,). Given a name, and
+    what `find` finds of the contents that are new, bool (n,), or of all for None, `recall` gives what it finds of all.
     """
-    found = _candidates(turned, there & informative(turned[:, 0]), recall or (lambda find: find(None)))
+    recall = recall or (lambda _, find: find(None))
+    found = _candidates(turned, there & informative(turned[:, 0]), recall)
     if found is None:
         return None
-    if not len(found[0]):
+    codes, orientation, distance, radius = found
+    if not len(codes):
         return PixelPairs.none(len(turned))
-    codes, orientation, distance = found
     i, j = np.divmod(codes, len(turned))
-    sample = _drawn_rows(there)
-    pictures = Pictures.load(thumbs, sample, i, j)
-    least = _least_correlations(turned, sample, int(there.sum()), pictures)
-    kept = np.zeros(len(codes), bool)
-    for start in range(0, len(codes), _TURNED_BLOCK):
-        part = slice(start, start + _TURNED_BLOCK)
-        kept[part] = _confirmed(pictures, i[part], j[part], orientation[part], least)
-    return PixelPairs.of_any(len(turned), codes[kept], orientation[kept], distance[kept])
+
+    def agreed(at: np.ndarray) -> np.ndarray:
+        pictures, blocks = Pictures.load(thumbs, i[at], j[at]), [np.empty((2, 0))]
+        for start in range(0, len(at), _TURNED_BLOCK):
+            rows = at[start : start + _TURNED_BLOCK]
+            blocks.append(_agreed(pictures, i[rows], j[rows], orientation[rows]))
+        return np.concatenate(blocks, axis=1)
+
+    def alike(new: np.ndarray | None) -> tuple[np.ndarray, bool]:
+        at = np.flatnonzero(np.ones(len(codes), bool) if new is None else new[i] | new[j])
+        return np.unique(codes[at[_reach(agreed(at), _TURNED_LEAST)]]), True
+
+    maybe, _ = recall("alike", alike) if radius == RADIUS else alike(None)
+    at = np.flatnonzero(np.isin(codes, maybe))
+    if not len(at):
+        return PixelPairs.none(len(turned))
+    values = agreed(at)
+    kept = _reach(values, _TURNED_MOST)
+    if (kept != _reach(values, _TURNED_LEAST)).any():
+        # Between the two it depends on how far unrelated pictures agree.
+        sample = _drawn_rows(there)
+        pictures = Pictures.load(thumbs, sample)
+        kept = _reach(values, _least_correlations(turned, sample, int(there.sum()), pictures))
+    at = at[kept]
+    return PixelPairs.of_any(len(turned), codes[at], orientation[at], distance[at])
+
+
+def _reach(agreed: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Tell which candidates reach the least correlation of one of the `_forms`."""
+    return np.asarray((agreed >= least[:, None]).any(axis=0))
 
 
 def turn(pictures: np.ndarray, orientation: int) -> np.ndarray:
@@ -436,11 +460,11 @@ def turn(pictures: np.ndarray, orientation: int) -> np.ndarray:
 
 def _candidates(
     turned: np.ndarray, usable: np.ndarray, recall: Recall
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Pairs with a near turned hash, nearer than upright ones: codes, orientations and distances."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """Pairs with a near turned hash, nearer than upright ones: codes, orientations and distances; and the radius."""
     for radius in range(RADIUS, -1, -2):
         find = partial(_near_turned, turned, usable, radius)
-        codes, whole = recall(find) if radius == RADIUS else find(None)
+        codes, whole = recall("turned", find) if radius == RADIUS else find(None)
         i, j = np.divmod(codes, max(len(turned), 1))
         held = []
         for orientation in range(1, len(ORIENTATIONS)):
@@ -456,7 +480,7 @@ def _candidates(
         order = np.lexsort((bits, how, codes))
         pairs = codes[order] * len(ORIENTATIONS) + how[order]
         order = order[np.append(True, pairs[1:] != pairs[:-1])] if len(order) else order
-        return codes[order], how[order].astype(np.int8), bits[order].astype(np.int16)
+        return codes[order], how[order].astype(np.int8), bits[order].astype(np.int16), radius
     return None
 
 
@@ -523,32 +547,36 @@ def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictur
     return np.asarray(np.clip(least, _TURNED_LEAST, _TURNED_MOST))
 
 
-def _confirmed(
-    pictures: Pictures, i: np.ndarray, j: np.ndarray, orientation: np.ndarray, least: np.ndarray
-) -> np.ndarray:
-    """Tell which candidates have the same pixels, turned, and would not have them upright as well."""
+def _agreed(pictures: Pictures, i: np.ndarray, j: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Correlation of each of the `_forms` of candidates, once turned, float (2, m); -1 where they agree upright as well."""
     numbers, at = np.unique(np.concatenate([i, j]), return_inverse=True)
     thumbs, known = pictures.of(numbers)
     a, b = at[: len(i)], at[len(i) :]
-    kept = np.zeros(len(i), bool)
-    for forms, enough in zip(_forms(thumbs), least.tolist(), strict=True):
+    agreed = np.full((2, len(i)), -1.0)
+    for row, forms in zip(agreed, _forms(thumbs), strict=True):
         for k in set(orientation.tolist()):
             rows = np.flatnonzero((orientation == k) & known[a] & known[b])
             left, right = forms[a[rows]], _flat(forms[b[rows]])
             found, upright = np.vecdot(_flat(turn(left, k)), right), np.vecdot(_flat(left), right)
             # What is as much its own mirror image as its copy's is told by the upright hashes.
-            kept[rows] |= (found >= enough) & (1 - found <= (1 - upright) / 2)
-    return kept
+            row[rows] = np.where(1 - found <= (1 - upright) / 2, found, -1.0)
+    return agreed
 
 
 def _forms(thumbs: np.ndarray) -> Iterator[np.ndarray]:
     """Pictures (m, 64, 64) without what is coarser than 5 pixels, then as they are; centred, of unit length, float32."""
-    whole = thumbs.astype(np.float32)
-    for form in (detail(whole, _DETAIL), whole):
-        form -= form.mean(axis=(1, 2), keepdims=True)
-        length = np.sqrt(np.square(form).sum(axis=(1, 2), keepdims=True))
-        form /= np.where(length > 0, length, 1)
-        yield form
+    for coarser in (True, False):
+        forms = np.empty(thumbs.shape, np.float32)
+        # As many at once as the processor's cache holds.
+        for start in range(0, len(thumbs), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            form = thumbs[part].astype(np.float32)
+            if coarser:
+                form = detail(form, _DETAIL)
+            form -= form.mean(axis=(1, 2), keepdims=True)
+            length = np.sqrt(np.square(form).sum(axis=(1, 2), keepdims=True))
+            np.divide(form, np.where(length > 0, length, 1), out=forms[part])
+        yield forms
 
 
 def _flat(pictures: np.ndarray) -> np.ndarray:

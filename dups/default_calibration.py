@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +74,7 @@ _MAPPED, _KINDS = "mapped.json", ("keys", "units", "squares")
 MOST_MAPPED = 1 << 28
 #: Share of new contents up to which they are mapped again by the next search: to write all takes longer.
 _UNKEPT = 0.05
+_ROWS = 8192  # vectors that are mapped at once
 
 
 def careful_expected(n: int) -> float:
@@ -88,7 +89,7 @@ def careful_expected(n: int) -> float:
 def default_calibration(
     store: Store,
     feature: str,
-    X: np.ndarray,
+    vectors: Callable[[], np.ndarray],
     digests: np.ndarray,
     hashes: np.ndarray | None,
     views: ViewHashes | None,
@@ -98,11 +99,11 @@ def default_calibration(
 ) -> Calibration | None:
     """Make the calibration of some contents, or take the one of an earlier search if it still holds.
 
-    `X` (n, d) are their vectors, `digests` their contents, `hashes` uint64 (n,) those that say something and 0 elsewhere,
-    None where texts are compared. `unseen` as `fit_calibration` takes it. None where there are too few contents, or their
-    vectors tell nothing apart.
+    `vectors` gives their vectors (n, d), `digests` are their contents, `hashes` uint64 (n,) those that say something and 0
+    elsewhere, None where texts are compared. `unseen` as `fit_calibration` takes it. None where there are too few contents,
+    or their vectors tell nothing apart.
     """
-    n = len(X)
+    n = len(digests)
     if n < MIN_REFERENCE:
         return None
     held = known_calibration(store, feature, n, viewed=views is not None, unseen=unseen) if keep else None
@@ -112,7 +113,7 @@ def default_calibration(
     # By digest, so that it does not depend on how the contents are ranked.
     order = np.argsort(digests)
     try:
-        made = fit_calibration(feature, fingerprint, X, order, hashes, views, unseen=unseen)
+        made = fit_calibration(feature, fingerprint, vectors(), order, hashes, views, unseen=unseen)
     except UsageError:
         return None
     if keep:
@@ -308,7 +309,7 @@ def held_neighbourhoods(
 def mapped_vectors(
     store: Store,
     feature: str,
-    X: np.ndarray,
+    take: Callable[[np.ndarray], np.ndarray],
     digests: np.ndarray,
     mean: np.ndarray,
     matrix: np.ndarray | None,
@@ -317,29 +318,30 @@ def mapped_vectors(
 ) -> np.ndarray:
     """Fill `out` with what `apply_map` makes of the vectors of contents; what an earlier search has mapped is read.
 
-    Gives their squared lengths, float64 (n,), as `icehouse.dups.join.RowSet` has them.
+    `take` gives the vectors of some of them. Gives their squared lengths, float64 (n,), as `icehouse.dups.join.RowSet` has
+    them.
     """
     own = hashlib.sha256(str(store.feature_table(feature).spec.get("fingerprint")).encode())
     for part in (mean, matrix):
         own.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
-    of = f"{own.hexdigest()} {X.dtype}"
+    of = f"{own.hexdigest()} {take(np.empty(0, np.int64)).dtype}"
     folder = store.path / "cache" / "mapped" / checked_name(feature)
-    keys, known, lengths = _held_units(folder, of, X.shape[1])
-    if not len(keys):
-        squares = RowSet.of(apply_map(X, mean, matrix, out)).measure().squares
-    else:
+    keys, known, lengths = _held_units(folder, of, out.shape[1])
+    there, squares = np.zeros(len(out), bool), np.empty(len(out))
+    if len(keys):
         wanted, order = digests.astype(keys.dtype), np.argsort(keys)
         at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-        there = keys[at] == wanted
-        for start in range(0, len(out), 8192):
+        there, squares = keys[at] == wanted, lengths[at]
+        for start in range(0, len(out), _ROWS):
             # Clipping nothing: any other mode would fill a buffer first.
-            np.take(known, at[start : start + 8192], axis=0, out=out[start : start + 8192], mode="clip")
-        new, squares = np.flatnonzero(~there), lengths[at]
-        if len(new):
-            out[new] = made = apply_map(X[new], mean, matrix)
-            squares[new] = RowSet.of(made).measure().squares
-        if len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
-            return squares
+            np.take(known, at[start : start + _ROWS], axis=0, out=out[start : start + _ROWS], mode="clip")
+    new = np.flatnonzero(~there)
+    for start in range(0, len(new), _ROWS):
+        rows = new[start : start + _ROWS]
+        out[rows] = made = apply_map(take(rows), mean, matrix)
+        squares[rows] = RowSet.of(made).measure().squares
+    if len(keys) and len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
+        return squares
     if keep and out.nbytes <= MOST_MAPPED:
         with contextlib.suppress(OSError, StoreError):
             _keep_units(folder, of, (digests.astype("S64"), out, squares))

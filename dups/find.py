@@ -10,9 +10,10 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,12 +38,12 @@ from .default_calibration import (
 )
 from .engines import ENGINES, Engine, Exact, JoinOptions, choose_engine
 from .groups import (
+    FactsBeforehand,
     Files,
     Star,
     choose_keepers,
     columns_for,
     criteria,
-    facts_beforehand,
     group_pairs,
     grouping,
     item_files,
@@ -58,7 +59,7 @@ from .pairs import (
     complete_stars,
     in_order,
 )
-from .processes import submit
+from .processes import one_thread, submit
 from .registration import Agreements
 from .results import (
     LABEL,
@@ -179,7 +180,7 @@ def find_duplicates(
     if viewed:
         start_measuring(store, n, threads)
     try:
-        with publish_folder(folder) as temp, ThreadPoolExecutor(1) as beside:
+        with publish_folder(folder) as temp, ThreadPoolExecutor(1) as beside, ExitStack() as rest:
             scratch = temp / "vectors.npy"
             inside, facts = None, None
             by_quality = keeper == "best" and key == "image_sha256"
@@ -196,7 +197,9 @@ def find_duplicates(
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
                 near = store.path / "cache" / "near" / search_name(feature)
                 turned = submit(threads, turned_copies, store.path, seen, near, where is None)
-                facts = facts_beforehand(store, new, threads) if by_quality else None
+                if by_quality:
+                    fresh = pc.is_in(seen, value_set=pa.array(new, pa.string()))
+                    facts = FactsBeforehand(store, seen, ranked.files_of, fresh.to_numpy(False), threads)
                 hashed_views = _view_hashes(store, ranked, items)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
@@ -252,10 +255,13 @@ def find_duplicates(
             if engine == "faiss":
                 chosen = choose_engine(store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
+            rest.enter_context(one_thread())
+            search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
+            search.expect = None if facts is None else facts.expect
+            search.find_near_views()
             if viewed:
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views, turned())
                 remarks += unseen
-            search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
             search.find_view_pairs()
             made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
             with PairWriter.to(temp / "pairs.parquet", ranked, labels) as writer:
@@ -513,10 +519,11 @@ class _Drawn:
 
     hashes: np.ndarray  # uint64 (n,)
     hashed: np.ndarray  # bool (n,)
-    X: np.ndarray | None  # (m, d)
+    stored: np.ndarray | None  # (r, d): the feature's table
     with_vector: np.ndarray  # int64 (m,): their numbers
     rows: np.ndarray  # int64 (m,): their rows in the feature's table
     digests: np.ndarray  # str (m,): sha256
+    scratch: Path
 
     @classmethod
     def of(
@@ -532,7 +539,7 @@ class _Drawn:
             hashed = np.zeros(len(best), bool)
         none = np.empty(0, np.int64)
         if vectors is None:
-            return cls(values, hashed, None, none, none, np.empty(0, "U64"))
+            return cls(values, hashed, None, none, none, np.empty(0, "U64"), scratch)
         keys = items[key].cast(pa.string()).take(best)
         rows = pc.index_in(keys, value_set=vectors.keys, skip_nulls=True)
         # Blank pictures have the same vector whatever they are of.
@@ -540,26 +547,41 @@ class _Drawn:
         with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
         found = rows.drop_null().to_numpy().astype(np.int64)
         digests = np.array(keys.take(pa.array(with_vector)).to_pylist(), "U64")
-        return cls(values, hashed, in_order(vectors.X, found, scratch), with_vector, found, digests)
+        return cls(values, hashed, vectors.X, with_vector, found, digests, scratch)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """The stored vectors (m, d), of which there may be a copy on disk."""
+        assert self.stored is not None
+        return in_order(self.stored, self.rows, self.scratch)
+
+    def take(self, at: np.ndarray) -> np.ndarray:
+        """Stored vectors of a few."""
+        assert self.stored is not None
+        return self.stored[self.rows[at]]
 
 
 def _contents(
     store: Store, feature: str | None, drawn: _Drawn, rule: Rule, scratch: Path, keep: bool
 ) -> Contents:
     """Contents, their vectors taken to where the rule compares them."""
-    X = drawn.X
-    if X is None or feature is None:
+    if drawn.stored is None or feature is None:
         return Contents(drawn.hashes, drawn.hashed, rule)
     squares = None
-    if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(X):
+    if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(drawn.rows):
+        shape = len(drawn.rows), drawn.stored.shape[1]
         # More than that lies on disk.
-        room = np.empty(X.shape, np.float32) if 4 * X.size <= MOST_MAPPED else None
+        room = np.empty(shape, np.float32) if 4 * shape[0] * shape[1] <= MOST_MAPPED else None
         if room is None:
             file = scratch.with_name("mapped.npy")
-            room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
-        squares = mapped_vectors(store, feature, X, drawn.digests, rule.mean, rule.matrix, room, keep)
+            room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        squares = mapped_vectors(
+            store, feature, drawn.take, drawn.digests, rule.mean, rule.matrix, room, keep
+        )
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
-        X, rule = room, replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
+        X, rule = room, replace(rule, mean=np.zeros(shape[1]), matrix=None)
+    else:
+        X = drawn.vectors
     return Contents(drawn.hashes, drawn.hashed, rule, X, drawn.with_vector, squares=squares)
 
 
@@ -576,14 +598,16 @@ def _default_rule(
     """The rule where there is no calibration: one of the set's own neighbourhoods, or of near certainty in small sets."""
     check_expected(expected)
     n, at = len(drawn.hashes), drawn.with_vector
-    if drawn.X is None or not len(drawn.X):
+    if not len(drawn.rows):
         return replace(rule, cosine=1.0), []
     hashes = drawn.hashes[at] * (drawn.hashed[at] & informative(drawn.hashes[at]))
     seen = None if views is None else ViewHashes(views[0][at], views[1][at], 0)
     told = None if rule.hamming is None else hashes
-    calibration = default_calibration(store, feature, drawn.X, drawn.digests, told, seen, keep=keep)
+    calibration = default_calibration(
+        store, feature, lambda: drawn.vectors, drawn.digests, told, seen, keep=keep
+    )
     if calibration is None:
-        rule, note = near_certain_rule(drawn.X, hashes, seen, rule, n, automatic, expected)
+        rule, note = near_certain_rule(drawn.vectors, hashes, seen, rule, n, automatic, expected)
         return rule, [note]
     most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
     by = "the neighbours that contents of this set have in"

@@ -26,7 +26,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,9 +45,9 @@ from ..store.schema import check_single
 from ..store.store import Store
 from ..store.table import Table
 from .hashing import distinct
-from .processes import measured, started, submit
+from .processes import measured, started
 from .quality import BINS, FACTS, FACTS_VERSION, RELATIONS_VERSION, SMALL, Facts, Relation, compare, measure
-from .views import append_measured, measured_rows
+from .views import append_measured, measured_row
 
 if TYPE_CHECKING:
     from .pairs import Contents
@@ -433,8 +433,8 @@ _SCHEMA = pa.schema(
 _BATCH = 512
 #: New contents, at most, whose facts are measured before it is known which have copies.
 _BEFOREHAND = 500
-#: Seconds that two pictures take to be compared.
-_COMPARING = 0.004
+#: Seconds that a picture takes to be measured, and two to be compared.
+_MEASURING, _COMPARING = 0.008, 0.004
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
@@ -525,23 +525,45 @@ class _Members:
     relations: dict[tuple[int, int], Relation]  # of those that were compared before, by their places
 
 
-def facts_beforehand(
-    store: Store, contents: Mapping[str, Sequence[Path]], threads: int | None
-) -> Callable[[], None]:
-    """Measure the facts of new contents while something else is done, if processes are started; gives what appends them."""
-    tasks, count = list(contents.items()), started()
-    parts = [tasks[k::count] for k in range(count)] if len(tasks) <= _BEFOREHAND else []
-    made = [submit(threads, measured_rows, _facts_of, part) for part in parts if part]
+class FactsBeforehand:
+    """Rows of facts that processes measure while something else is done, where they are started.
 
-    def append() -> None:
-        rows = [row for part in made for row in part()]
-        if rows:
-            table = _table(store)
-            have = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
-            rows = [row for row in rows if row["image_sha256"] not in have]
-            table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
+    Of contents that are `new` since an earlier search, bool (n,), and of what pairs with them, if these are few.
+    """
 
-    return append
+    def __init__(
+        self,
+        store: Store,
+        digests: pa.Array,
+        files: Callable[[np.ndarray], pa.Array],
+        new: np.ndarray,
+        threads: int | None,
+    ) -> None:
+        """Begin with what is new, contents being known by their `digests` and what gives their `files`."""
+        self._table, self._threads, self._new = _table(store), threads, new
+        self._digests, self._files = digests, files
+        self._rows: list[Iterator[dict[str, Any] | None]] = []
+        self._measure(np.flatnonzero(new))
+
+    def expect(self, pairs: np.ndarray) -> None:
+        """Go on with what is likely to pair with something new, int64 (2, m)."""
+        numbers = np.unique(pairs[:, self._new[pairs].any(axis=0)])
+        self._measure(numbers[~self._new[numbers]])
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Rows by their digests, when all are there."""
+        return {row["image_sha256"]: row for part in self._rows for row in part if row is not None}
+
+    def _measure(self, numbers: np.ndarray) -> None:
+        if not started() or not 0 < len(numbers) <= _BEFOREHAND:
+            return
+        known = set(self._table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
+        named = zip(
+            self._digests.take(pa.array(numbers)).to_pylist(), self._files(numbers).to_pylist(), strict=True
+        )
+        tasks = [(digest, [Path(file)]) for digest, file in named if file and digest not in known]
+        measure = partial(measured_row, _facts_of)
+        self._rows.append(measured(measure, tasks, self._threads, seconds=_MEASURING))
 
 
 def choose_keepers(
@@ -553,7 +575,7 @@ def choose_keepers(
     standing: np.ndarray,
     *,
     star: bool,
-    facts: Callable[[], None] | None = None,
+    facts: FactsBeforehand | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -561,7 +583,7 @@ def choose_keepers(
 
     `digests` gives the sha256 of each content, `keeper` the groups as they were found, and `standing` int (n,) what goes
     before quality: of two contents that with the lower one is kept. With `star` every member is a neighbour of its keeper.
-    `facts` is what `facts_beforehand` gave.
+    `facts` are those that were measured beforehand.
     """
     order = np.argsort(keeper, kind="stable")
     _, starts, counts = np.unique(keeper[order], return_index=True, return_counts=True)
@@ -576,9 +598,12 @@ def choose_keepers(
     known = digests()
     files = ranked.files_of(wanted).to_pylist()
     table = _table(store)
-    if facts is not None:
-        facts()
     have = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
+    if facts is not None:
+        rows = [row for digest, row in facts.rows().items() if digest not in have]
+        if rows:
+            table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
+            have.update(row["image_sha256"] for row in rows)
     named = zip((known[number] for number in wanted.tolist()), files, strict=True)
     todo = {digest: [Path(file)] for digest, file in named if file and digest not in have}
     append_measured(table, _SCHEMA, todo, _facts_of, progress, threads)

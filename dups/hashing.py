@@ -30,13 +30,14 @@ _MIN_BITS = 12
 _CANDIDATES = 2_000_000
 _SORT_COST = 60  # comparisons that cost as much as sorting one hash in
 
-#: What it takes to compare two hashes of a table's place, in units of looking one up; to begin with a table; and how much
+#: What it takes to compare two hashes, each with each, in units of looking one up; to begin with a table; and how much
 #: more often hashes of pictures agree in a piece than random ones.
-_COMPARED, _LOOK_UP, _COMMON = 2.0, 50_000, 4
+_COMPARED, _LOOK_UP, _COMMON = 0.15, 50_000, 4
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 #: Hashes that are looked up at once.
 _TOGETHER = 65_536
+_HELD = 32_768
 _BLOCK = 500_000
 
 
@@ -156,15 +157,16 @@ def _near_values(few: np.ndarray, many: np.ndarray, radius: int) -> Iterator[tup
 
 
 def _every_pair(few: np.ndarray, many: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `cross_pairs`, comparing each with each."""
-    for start in range(0, len(many), _TOGETHER):
-        part = many[start : start + _TOGETHER]
-        step = max(_TOGETHER // len(part), 1)
-        for first in range(0, len(few), step):
-            near = np.bitwise_count(few[first : first + step, None] ^ part) <= radius
-            a, b = np.nonzero(near)
-            if len(a):
-                yield a + first, b + start
+    """As `cross_pairs`, comparing each with each, in one buffer that the processor's cache holds."""
+    differing = np.empty(min(len(many), _HELD), np.uint64)
+    for start in range(0, len(many), _HELD):
+        part = many[start : start + _HELD]
+        room = differing[: len(part)]
+        for k, one in enumerate(few):
+            near = np.bitwise_count(np.bitwise_xor(part, one, out=room)) <= radius
+            if near.any():
+                b = np.flatnonzero(near)
+                yield np.full(len(b), k), b + start
 
 
 def _agreeing_across(

@@ -11,7 +11,7 @@ whole all the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -408,6 +408,9 @@ class PairSearch:
     #: contents before this one have all their pairs.
     complete: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
+    #: Called with pairs that are likely, int64 (2, m), before all is known.
+    expect: Callable[[np.ndarray], None] | None = None
+    _near: tuple[np.ndarray, bool] | None = field(default=None, init=False)
     _by_views: np.ndarray | None = field(default=None, init=False)
     _by_cosine: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False)
 
@@ -415,6 +418,20 @@ class PairSearch:
     def max_pairs(self) -> int:
         """Pairs after which it stops; `capped` then tells that there are more."""
         return self.options.max_pairs
+
+    def find_near_views(self) -> None:
+        """Find the pairs of views, for which it need not be known which pairs are confirmed."""
+        contents = self.contents
+        if self._near is not None or contents.views is None:
+            return
+        begun = time.perf_counter()
+        _, whole = self._near = self._near_views(contents.views)
+        self.stats["views"] = {
+            "contents": int(contents.views.usable.any(axis=1).sum()),
+            "radius": contents.views.radius,
+            "left_out": not whole,
+            "seconds": time.perf_counter() - begun,
+        }
 
     def find_view_pairs(self) -> None:
         """Find the pairs of views, or give them up where everything resembles everything, before any pair is judged.
@@ -429,15 +446,9 @@ class PairSearch:
             contents.rule = contents.rule.unconfirmed()
             self._settle_doubts()
             return
-        begun = time.perf_counter()
-        codes, whole = self._near_views(contents.views)
-        self.stats["views"] = {
-            "contents": int(contents.views.usable.any(axis=1).sum()),
-            "radius": contents.views.radius,
-            "left_out": not whole,
-            "seconds": time.perf_counter() - begun,
-        }
-        self._by_views = codes
+        self.find_near_views()
+        assert self._near is not None
+        self._by_views, whole = self._near
         if not whole:
             contents.views = None
             contents.rule = contents.rule.unconfirmed()
@@ -487,8 +498,10 @@ class PairSearch:
             contents.rule = replace(contents.rule, suspected=least)
             i, j, evidence = (column[evidence >= least] for column in (i, j, evidence))
         i, j = i.astype(np.int64), j.astype(np.int64)
-        agreed = contents.agreements.of(i, j)
-        agreeing = unrelated_agreement(contents, i, j, agreed, evidence, np.concatenate(sure, axis=1))
+        agreed, certain = contents.agreements.of(i, j), np.concatenate(sure, axis=1)
+        if self.expect is not None:
+            self.expect(np.concatenate([certain, np.stack([i, j])[:, agreed >= AGREEING]], axis=1))
+        agreeing = unrelated_agreement(contents, i, j, agreed, evidence, certain)
         contents.rule = replace(contents.rule, agreeing=agreeing)
         contents.looked_at = self._near_by_chance()
         contents.agreements.of(*np.divmod(contents.looked_at, max(len(contents), 1)))

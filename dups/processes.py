@@ -6,6 +6,7 @@ and twice its processor time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -27,6 +28,7 @@ _WORTH, _WORTH_STARTED, _TELLING = 4.0, 0.2, 8
 
 _MOST = 8
 _AT_ONCE = 16  # tasks that a process is sent at once, at most
+_AHEAD = 32  # so many sendings after the one that is asked for are done here, and held, at most
 _IDLE = 60.0  # seconds after which a process without work ends
 
 #: What those that are started beforehand load.
@@ -38,15 +40,16 @@ _started: list[Future[None]] = []
 def measured(
     measure: Callable[[T], R], tasks: Sequence[T], workers: int | None = None, *, seconds: float = 0.0
 ) -> Iterator[R]:
-    """What a function of a module makes of each task, in their order; in `workers` processes where there is much to do.
+    """What a function of a module makes of each task, in their order; by `workers` processes where there is much to do.
 
+    This process is one of them: while a result that is asked for is not there yet, it does what no other has begun.
     `seconds` is about what a task takes, if that is known: processes that are started are sent all of them at once, before
     the first result is asked for. An IcehouseError says that a process has died.
     """
     count = _count(workers)
-    started = bool(_started) and all(each.done() for each in _started)
-    if started and count > 1 and seconds * len(tasks) > _WORTH_STARTED:
+    if _started and count > 1 and seconds * len(tasks) > _WORTH_STARTED:
         return _in_processes(measure, tasks, count)
+    started = bool(_started) and all(each.done() for each in _started)
     return _told_by_the_first(
         measure, tasks, count, *((_WORTH_STARTED, 2) if started else (_WORTH, _TELLING))
     )
@@ -68,19 +71,19 @@ def _told_by_the_first(
 
 
 def start(workers: int | None = None) -> None:
-    """Start processes while something else is done, so that little work is worth them too; none for one worker.
+    """Start the processes beside this one while something else is done, so that little work is worth them too.
 
     Those of an earlier search are not counted on any more.
     """
     count = _count(workers)
     _started.clear()
     if count > 1:
-        _started[:] = [_pool(count).submit(_load) for _ in range(count)]
+        _started[:] = [_pool(count - 1).submit(_load) for _ in range(count - 1)]
 
 
-def started() -> int:
-    """Number of processes that `start` has started."""
-    return len(_started)
+def started() -> bool:
+    """Whether `start` has started any."""
+    return bool(_started)
 
 
 def submit(workers: int | None, function: Callable[..., R], *given: Any) -> Callable[[], R]:
@@ -94,6 +97,15 @@ def submit(workers: int | None, function: Callable[..., R], *given: Any) -> Call
             return future.result()
 
     return made
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one BLAS thread: others would wait for more work in a loop, and take the time of other processes."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @contextlib.contextmanager
@@ -117,10 +129,15 @@ def _count(workers: int | None) -> int:
 
 
 def _pool(count: int) -> Executor:
-    """Processes that do not run the user's script again, as those of multiprocessing do, and serve the next tasks too."""
+    """So many processes beside this one. They serve the next tasks too.
+
+    They do not run the user's script again, as those of multiprocessing do.
+    """
     from loky import get_reusable_executor
 
     alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Memory of one measurement serves the next: pages that are given back have to be cleared again.
+    alone |= dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 28))
     pool: Executor = get_reusable_executor(
         count, timeout=_IDLE, env=alone, initializer=_end_with, initargs=(os.getpid(),)
     )
@@ -128,7 +145,11 @@ def _pool(count: int) -> Executor:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it: were that killed, this one would wait for it for ever."""
+    """End this process soon after the one that started it: were that killed, this one would wait for it for ever.
+
+    And at once, which that one waits for: what the interpreter takes down otherwise, the system takes back anyway.
+    """
+    atexit.register(os._exit, 0)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -139,11 +160,31 @@ def _end_with(parent: int) -> None:
 
 
 def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
-    at_once = max(min(_AT_ONCE, len(tasks) // (4 * count)), 1)
+    at_once = max(min(_AT_ONCE, len(tasks) // (8 * count)), 1)
+    parts = [tasks[start : start + at_once] for start in range(0, len(tasks), at_once)]
     with _alive():
-        return _living(_pool(count).map(measure, tasks, chunksize=at_once))
+        pool = _pool(count - 1)
+        return _in_order(measure, parts, [pool.submit(_each, measure, part) for part in parts])
 
 
-def _living(results: Iterator[R]) -> Iterator[R]:
-    with _alive():
-        yield from results
+def _in_order(
+    measure: Callable[[T], R], parts: list[Sequence[T]], futures: list[Future[list[R]]]
+) -> Iterator[R]:
+    made: dict[int, list[R]] = {}
+    free = 0  # Those before it have been begun.
+    try:
+        with _alive():
+            for at, future in enumerate(futures):
+                free = max(free, at)
+                while at not in made and not future.done() and free < min(at + _AHEAD, len(parts)):
+                    if futures[free].cancel():
+                        made[free] = _each(measure, parts[free])
+                    free += 1
+                yield from made.pop(at) if at in made else future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _each(measure: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+    return [measure(task) for task in tasks]

@@ -28,7 +28,7 @@ from ..data.images import ORIENTATIONS, decode, oriented
 from ..errors import ImageError
 from ..store.store import Store
 from ..store.table import Table
-from .confirm import RADIUS, Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
+from .confirm import RADIUS, Find, Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
 from .default_calibration import MAX_KEPT, NearCache
 from .hashing import CUTS, PLACES, THUMB, VIEWS, WHOLE_VIEWS, ViewHashes, informative
 from .processes import measured, start
@@ -111,7 +111,7 @@ def append_measured(
     A content of which every file is gone, unreadable, or not what it was has no row.
     """
     rows = []
-    for done, row in enumerate(measured(partial(_measured_row, measure), list(todo.items()), threads), 1):
+    for done, row in enumerate(measured(partial(measured_row, measure), list(todo.items()), threads), 1):
         if row is not None:
             rows.append(row)
         if rows and (len(rows) == _WRITTEN or done == len(todo)):
@@ -121,17 +121,10 @@ def append_measured(
             progress(done, len(todo))
 
 
-def measured_rows(
-    measure: Callable[[bytes], dict[str, Any]], sources: Sequence[tuple[str, Sequence[Path]]]
-) -> list[dict[str, Any]]:
-    """Rows of some contents as `append_measured` appends them."""
-    rows = (_measured_row(measure, source) for source in sources)
-    return [row for row in rows if row is not None]
-
-
-def _measured_row(
+def measured_row(
     measure: Callable[[bytes], dict[str, Any]], source: tuple[str, Sequence[Path]]
 ) -> dict[str, Any] | None:
+    """The row of a content, as `append_measured` appends it."""
     digest, files = source
     for file in files:
         with contextlib.suppress(ImageError, OSError, ValueError):
@@ -237,7 +230,10 @@ def turned_copies(path: Path, digests: pa.Array, near: Path, keep: bool) -> Pixe
     keys = np.char.add(np.array(digests.to_pylist(), "S64"), np.where(there, b"t", b"-"))
     known = NearCache(near, keys, keep)
     of = f"version {VIEWS_VERSION}, radius {RADIUS}"
-    recall = partial(known.pairs, "turned", of, MAX_KEPT)
+
+    def recall(name: str, find: Find) -> tuple[np.ndarray, bool]:
+        return known.pairs(name, of, MAX_KEPT, find)
+
     return turned_pairs(hashes[:, : len(ORIENTATIONS)], there, partial(thumbs_of, store, digests), recall)
 
 

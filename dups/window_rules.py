@@ -428,7 +428,7 @@ def stored_calibration(store: Store, feature: str, *, viewed: bool) -> Calibrati
             views = _views_of(store, items, digests.take(pa.array(rows)))
     names = np.array(digests.take(pa.array(rows)).to_pylist(), "U64")
     X = vectors.X if len(rows) == len(vectors.X) else vectors.X[rows]
-    return default_calibration(store, feature, X, names, hashes, views, unseen=True)
+    return default_calibration(store, feature, lambda: X, names, hashes, views, unseen=True)
 
 
 def _views_of(store: Store, items: pa.Table, digests: pa.Array) -> ViewHashes | None:

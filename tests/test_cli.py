@@ -283,13 +283,10 @@ entry.main()
     assert result.stderr == "icehouse: interrupted; what was finished is kept\n"
 
 
-@pytest.mark.parametrize("torch", [False, True])
 @pytest.mark.parametrize("status", [None, 0, 3, "what went wrong"])
-def test_pytorch_is_not_taken_down_and_all_else_is(torch: bool, status: int | str | None) -> None:
+def test_libraries_are_not_taken_down_at_the_end_and_all_else_is_done(status: int | str | None) -> None:
     code = f"""
-import atexit, sys, threading, time, types
-if {torch}:
-    sys.modules["torch"] = types.ModuleType("torch")
+import atexit, sys, threading, time
 import icehouse.__main__ as entry, icehouse.cli
 def run():
     atexit.register(print, "at exit")
@@ -307,7 +304,7 @@ entry.main()
     told = isinstance(status, str)
     assert result.returncode == (1 if told else status or 0)
     assert result.stdout == "x" * 200_000 + "\na thread\nat exit\n"
-    assert ("taken down" in result.stderr) == (told or not torch)
+    assert ("taken down" in result.stderr) == told
     assert (str(status) in result.stderr) == told
 
 

@@ -198,7 +198,7 @@ def test_vectors_that_two_searches_keep_at_a_time_are_not_mixed(tmp_path: Path) 
 
     def mapped(rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), 4), np.float32)
-        mapped_vectors(store, feature, X[rows], digests[rows], mean, matrix, out, True)
+        mapped_vectors(store, feature, X[rows].__getitem__, digests[rows], mean, matrix, out, True)
         return out
 
     some, all_turned = np.arange(2), np.arange(9)[::-1]

@@ -141,7 +141,7 @@ def test_what_is_known_of_earlier_contents_changes_nothing(seed: int, tmp_path: 
             partial(lambda numbers, rows: (thumbs[numbers[rows]], rows >= 0), numbers),
         )
         wanted = turned_pairs(*asked)
-        found = turned_pairs(*asked, partial(known.pairs, "turned", "these", 1000))
+        found = turned_pairs(*asked, lambda name, find, known=known: known.pairs(name, "these", 1000, find))
         assert wanted is not None
         assert found is not None
         for name in ("codes", "orientation", "distance"):

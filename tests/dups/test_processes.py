@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,25 @@ def everything_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_WORTH", 0.0)
 
 
-def test_answers_come_in_order_from_this_process_and_then_from_others() -> None:
+def test_answers_come_in_order_and_this_process_helps() -> None:
     assert list(processes.measured(eval, [f"{k} * 2" for k in range(100)], 2)) == list(range(0, 200, 2))
-    pids = list(processes.measured(eval, [PID] * 100, 2))
-    first = pids.index(next(pid for pid in pids if pid != os.getpid()))
-    assert 1 <= first < len(pids)
-    assert os.getpid() not in pids[first:]
+    tasks = [f"(__import__('time').sleep(0.01), {PID}, {k})" for k in range(400)]
+    found = list(processes.measured(eval, tasks, 2))
+    assert [number for _, _, number in found] == list(range(400))
+    counts = Counter(pid for _, pid, _ in found)
+    assert len(counts) == 2
+    assert counts[os.getpid()] > 40
+
+
+def test_what_fails_is_told_after_what_was_before_it_and_the_rest_is_left(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    tasks = ["1"] * 200 + ["1 / 0"] + [f"__import__('time').sleep(0.02) or {k}" for k in range(2000)]
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(processes.measured(eval, [*tasks, f"open({str(late)!r}, 'w')"], 2))
+    assert set(found) == {1}
+    assert list(processes.measured(eval, ["1"] * 50, 2)) == [1] * 50
+    assert not late.exists()
 
 
 def test_one_worker_and_little_work_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +61,7 @@ def test_what_is_known_to_take_long_is_sent_to_started_processes_before_it_is_as
     monkeypatch.setattr(processes, "_started", [])
     assert set(processes.measured(eval, [PID] * 4, 2, seconds=1.0)) == {os.getpid()}
     processes.start(2)
-    assert processes.started() == 2
+    assert processes.started()
     for each in processes._started:
         each.result()
     marks = [tmp_path / f"{k}" for k in range(6)]
@@ -64,13 +78,14 @@ def test_what_is_known_to_take_long_is_sent_to_started_processes_before_it_is_as
     assert os.getpid() not in {pid for _, pid, _ in found}
     # A later search that is not worth them does without.
     processes.start(1)
-    assert processes.started() == 0
+    assert not processes.started()
     assert set(processes.measured(eval, [PID] * 4, 2, seconds=1.0)) == {os.getpid()}
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_told_with_a_remedy() -> None:
-    tasks = ["1"] * 20 + [f"{PID} == {os.getpid()} or __import__('os')._exit(9)"] * 20
+    slowly = f"__import__('time').sleep(0.1) or {PID} == {os.getpid()} or __import__('os')._exit(9)"
+    tasks = ["1"] * 20 + [slowly] * 40
     with pytest.raises(IcehouseError, match=r"^a process that measures pictures has died.*--threads 1$"):
         list(processes.measured(eval, tasks, 2))
     assert list(processes.measured(eval, ["1"] * 50, 2)) == [1] * 50
