@@ -58,6 +58,7 @@ from .pairs import (
     PairSearch,
     complete_stars,
     in_order,
+    wide_pairs,
 )
 from .processes import one_thread, submit
 from .registration import Agreements
@@ -197,9 +198,6 @@ def find_duplicates(
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
                 near = store.path / "cache" / "near" / search_name(feature)
                 turned = submit(threads, turned_copies, store.path, seen, near, where is None)
-                if by_quality:
-                    fresh = pc.is_in(seen, value_set=pa.array(new, pa.string()))
-                    facts = FactsBeforehand(store, seen, ranked.files_of, fresh.to_numpy(False), threads)
                 hashed_views = _view_hashes(store, ranked, items)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
@@ -213,14 +211,20 @@ def find_duplicates(
                     where is None,
                 )
                 remarks += told
+            parts, wide = None, None
+            if viewed:
+                parts, unseen = _views(hashed_views, len(seen), made, expected_false_pairs or 1.0)
+                remarks += unseen
+                known = NearCache.of(near, seen, parts, drawn.with_vector, where is None)
+                if parts is not None and made.local is not None:
+                    wide = submit(threads, wide_pairs, known, parts)
+                if by_quality:
+                    fresh = pc.is_in(seen, value_set=pa.array(new, pa.string()))
+                    facts = FactsBeforehand(store, seen, ranked.files_of, fresh.to_numpy(False), threads)
             contents, rows = _contents(store, feature, drawn, made, scratch, where is None), drawn.rows
             remarks += lacking(contents, items, key, feature)
             if viewed:
-                contents.views, unseen = _views(
-                    hashed_views, len(contents), made, expected_false_pairs or 1.0
-                )
-                remarks += unseen
-                contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
+                contents.views, contents.known, contents.wide = parts, known, wide
                 contents.collages = have_cells(store, seen)
                 if made.near_certain and hashed_views is not None:
                     contents.near_views = ViewHashes(*hashed_views, MAX_VIEW_BITS)

@@ -130,6 +130,8 @@ class Contents:
         self.beside: Neighbourhoods | None = None
         #: Near pairs that earlier searches found.
         self.known: NearCache | None = None
+        #: Gives their `wide_pairs`, where another process may be looking for them.
+        self.wide: Callable[[], tuple[np.ndarray, bool]] | None = None
         #: Views that suggest pairs where all look alike, and near views prove nothing.
         self.near_views: ViewHashes | None = None
         #: What is a collage, as far as its seams tell.
@@ -582,8 +584,7 @@ class PairSearch:
         least = contents.rule.least_evidence
         if contents.beside is None or least is None:
             return views.pairs(self.max_pairs + 1)
-        wide = replace(views, radius=max(views.radius, RADIUS))
-        codes, whole = self._wide_pairs(wide)
+        codes, whole = wide_pairs(contents.known, views) if contents.wide is None else contents.wide()
         if whole and len(codes) == _MAX_CANDIDATES:
             return views.pairs(self.max_pairs + 1)
         kept = [np.empty(0, np.int64)]
@@ -595,15 +596,6 @@ class PairSearch:
             evidence = contents.evidence(i, j, contents.cosine(i, j), nearest)
             kept.append(part[found | (evidence >= least)])
         return np.concatenate(kept)[: self.max_pairs + 1], whole
-
-    def _wide_pairs(self, wide: ViewHashes) -> tuple[np.ndarray, bool]:
-        """Pairs with near views, of which those of contents that were compared before are known."""
-        if self.contents.known is None:
-            return wide.pairs(_MAX_CANDIDATES)
-        of = f"version {VIEWS_VERSION}, radius {wide.radius}, agreement {wide.least}"
-        return self.contents.known.pairs(
-            "views", of, _MAX_CANDIDATES, lambda new: wide.pairs(_MAX_CANDIDATES, new)
-        )
 
     def __iter__(self) -> Iterator[FoundPairs]:
         self.find_view_pairs()
@@ -762,6 +754,15 @@ def complete_stars(star: Star, search: PairSearch, scratch: Path) -> bool:
         del rest
         scratch.unlink(missing_ok=True)
     return not capped
+
+
+def wide_pairs(known: NearCache | None, views: ViewHashes) -> tuple[np.ndarray, bool]:
+    """Pairs with views within `RADIUS` at least, see `ViewHashes.pairs`; those of contents compared before are `known`."""
+    wide = replace(views, radius=max(views.radius, RADIUS))
+    if known is None:
+        return wide.pairs(_MAX_CANDIDATES)
+    of = f"version {VIEWS_VERSION}, radius {wide.radius}, agreement {wide.least}"
+    return known.pairs("views", of, _MAX_CANDIDATES, lambda new: wide.pairs(_MAX_CANDIDATES, new))
 
 
 def in_order(X: np.ndarray, rows: np.ndarray, scratch: Path) -> np.ndarray:

@@ -24,6 +24,7 @@ from ..data import image_files
 from ..data.images import ORIENTATIONS
 from ..data.splits import connected
 from ..errors import count_of, one_or_many
+from ..store.sql import csv_table
 from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, deletable_files
 from .hashing import distinct
@@ -611,6 +612,4 @@ def between_copies(ranked: RankedItems) -> int:
 
 
 def _write_csv(table: pa.Table, file: Path) -> None:
-    from ..store.sql import csv_table  # which loads DuckDB
-
     pcsv.write_csv(csv_table(table), file)

@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +30,8 @@ from .schema import Snapshot, check_part, is_vectors
 from .vectors import tokens_to_arrow, vectors_to_arrow
 
 if TYPE_CHECKING:
+    import duckdb
+
     from .store import Features, Store
 
 
@@ -57,6 +58,8 @@ def view_names(tables: Iterable[str]) -> dict[str, list[str]]:
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
     """Open DuckDB in memory with a view for every table of `store`; a damaged table has none."""
+    import duckdb
+
     con = duckdb.connect(":memory:")
     _make_views(con, store, store.table_names(), None)
     return con
@@ -100,6 +103,8 @@ def select_confined(
 
 
 def _confined(make: Callable[[duckdb.DuckDBPyConnection], list[Path]], sql: str, seconds: float) -> pa.Table:
+    import duckdb
+
     with duckdb.connect(":memory:") as con:
         try:
             sql.encode()  # half a surrogate pair
@@ -170,6 +175,8 @@ def left_out_note(left_out: int) -> str:
 
 
 def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:
+    import duckdb
+
     tries = 3
     while True:
         tries -= 1
@@ -210,6 +217,8 @@ def _make_views(
     DuckDB verifies no checksums of Parquet. So the parts of the tables that occur in the query `asked` (of all, if it is
     None) are compared with their manifest first.
     """
+    import duckdb
+
     # A query must not reach for the network, take Python variables for tables, or show times in the machine's zone.
     for setting in (
         "autoinstall_known_extensions = false",
@@ -270,6 +279,8 @@ def _sql_type(kind: pa.DataType) -> str:
     """DuckDB's type for an Arrow type read from Parquet; asking for it takes milliseconds."""
     if is_vectors(kind):  # DuckDB has no half floats, and Parquet no fixed sizes
         return "FLOAT[][]" if pa.types.is_list(kind) else "FLOAT[]"
+    import duckdb
+
     with duckdb.connect(":memory:") as con:
         con.register("empty", pa.table({"x": pa.array([], kind)}))
         return str(con.execute("DESCRIBE SELECT x FROM empty").fetchall()[0][1])
