@@ -523,7 +523,7 @@ class _Drawn:
 
     hashes: np.ndarray  # uint64 (n,)
     hashed: np.ndarray  # bool (n,)
-    stored: np.ndarray | None  # (r, d): the feature's table
+    stored: Vectors | None
     with_vector: np.ndarray  # int64 (m,): their numbers
     rows: np.ndarray  # int64 (m,): their rows in the feature's table
     digests: np.ndarray  # str (m,): sha256
@@ -551,18 +551,18 @@ class _Drawn:
         with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
         found = rows.drop_null().to_numpy().astype(np.int64)
         digests = np.array(keys.take(pa.array(with_vector)).to_pylist(), "U64")
-        return cls(values, hashed, vectors.X, with_vector, found, digests, scratch)
+        return cls(values, hashed, vectors, with_vector, found, digests, scratch)
 
     @cached_property
     def vectors(self) -> np.ndarray:
         """The stored vectors (m, d), of which there may be a copy on disk."""
         assert self.stored is not None
-        return in_order(self.stored, self.rows, self.scratch)
+        return in_order(self.stored.X, self.rows, self.scratch)
 
     def take(self, at: np.ndarray) -> np.ndarray:
         """Stored vectors of a few."""
         assert self.stored is not None
-        return self.stored[self.rows[at]]
+        return self.stored.take(self.rows[at])
 
 
 def _contents(
@@ -573,7 +573,7 @@ def _contents(
         return Contents(drawn.hashes, drawn.hashed, rule)
     squares = None
     if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(drawn.rows):
-        shape = len(drawn.rows), drawn.stored.shape[1]
+        shape = len(drawn.rows), drawn.stored.blocks[0].shape[1]
         # More than that lies on disk.
         room = np.empty(shape, np.float32) if 4 * shape[0] * shape[1] <= MOST_MAPPED else None
         if room is None:

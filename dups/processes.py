@@ -49,17 +49,15 @@ def measured(
     count = _count(workers)
     if _started and count > 1 and seconds * len(tasks) > _WORTH_STARTED:
         return _in_processes(measure, tasks, count)
-    started = bool(_started) and all(each.done() for each in _started)
-    return _told_by_the_first(
-        measure, tasks, count, *((_WORTH_STARTED, 2) if started else (_WORTH, _TELLING))
-    )
+    return _told_by_the_first(measure, tasks, count)
 
 
-def _told_by_the_first(
-    measure: Callable[[T], R], tasks: Sequence[T], count: int, worth: float, telling: int
-) -> Iterator[R]:
+def _told_by_the_first(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
     spent = 0.0
     for done, task in enumerate(tasks):
+        # Processes may come to be there meanwhile.
+        ready = bool(_started) and all(each.done() for each in _started)
+        worth, telling = (_WORTH_STARTED, 2) if ready else (_WORTH, _TELLING)
         if done >= telling and count > 1 and spent / (done - 1) * (len(tasks) - done) > worth:
             yield from _in_processes(measure, tasks[done:], count)
             return

@@ -11,9 +11,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,7 @@ def _zigzag(data: bytes, at: int) -> tuple[int, int]:
 CACHE_FROM = 4 << 20
 
 _BLOCK = 8192
+_FEW = 0.05  # share of rows that are read from their parts beside a copy of those before them
 _COPY = re.compile(r"([0-9a-f]{32})\.(npy|keys\.arrow|states|lengths\.arrow|sums\.json)")
 
 
@@ -191,8 +193,25 @@ class Vectors:
     """All vectors of a feature table."""
 
     keys: pa.ChunkedArray
-    X: np.ndarray
+    blocks: Sequence[np.ndarray]  # one after the other
     digest: str
+    #: Gives them in one, where there are several.
+    joined: Callable[[], np.ndarray] | None = None
+
+    @cached_property
+    def X(self) -> np.ndarray:  # noqa: N802 (as scikit-learn has it)
+        """All of them, (n, dim)."""
+        return self.blocks[0] if self.joined is None else self.joined()
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows, (m, dim), without putting all in one."""
+        found = np.empty((len(rows), self.blocks[0].shape[1]), self.blocks[0].dtype)
+        start = 0
+        for block in self.blocks:
+            at = np.flatnonzero((rows >= start) & (rows < start + len(block)))
+            found[at] = block[rows[at] - start]
+            start += len(block)
+        return found
 
 
 def finite_rows(X: np.ndarray, dtype: str = "float16") -> np.ndarray:
@@ -249,21 +268,29 @@ def read_vectors(snapshot: Snapshot) -> np.ndarray:
 def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vectors:
     """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
     copy = None if cache is None else _open_copy(snapshot, cache, "vector")
-    if copy is None:
-        keys, X = _read_rest(snapshot, key, cache)
+    if copy is not None:
+        return Vectors(copy[0]["key"], [copy[1]], snapshot.digest)
+    keys, blocks = _read_rest(snapshot, key, cache)
+
+    def joined() -> np.ndarray:
+        X = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
         X.flags.writeable = False
         if cache is not None and X.nbytes >= CACHE_FROM:
             # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
             with contextlib.suppress(OSError, StoreError):
                 _write_copy(keys, X, snapshot, cache)
-                copy = _open_copy(snapshot, cache, "vector")
-        if copy is None:
-            return Vectors(keys, X, snapshot.digest)
-    return Vectors(copy[0]["key"], copy[1], snapshot.digest)
+                if (made := _open_copy(snapshot, cache, "vector")) is not None:
+                    return made[1]
+        return X
+
+    # Who needs a few of many that a copy has pays for no new one.
+    if len(blocks) > 1 and len(blocks[1]) <= _FEW * len(blocks[0]):
+        return Vectors(keys, blocks, snapshot.digest, joined)
+    return Vectors(keys, [joined()], snapshot.digest)
 
 
-def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """Keys and vectors of a snapshot, those of its first parts from a copy that was made of them alone."""
+def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.ChunkedArray, list[np.ndarray]]:
+    """Keys and vectors of a snapshot, those of its first parts from a copy that was made of them alone, if there is one."""
     kept = set() if cache is None else {path.name for path in cache.glob("*.npy")}
     for count in range(len(snapshot.parts) - 1, 0, -1):
         earlier = replace(snapshot, parts=snapshot.parts[:count])
@@ -272,8 +299,8 @@ def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.Chu
         if (copy := _open_copy(earlier, cache, "vector")) is not None:
             later = replace(snapshot, parts=snapshot.parts[count:])
             keys = pa.chunked_array([*copy[0]["key"].chunks, *later.read([key])[key].chunks])
-            return keys, np.concatenate([copy[1], read_vectors(later)])
-    return snapshot.read([key])[key], read_vectors(snapshot)
+            return keys, [copy[1], read_vectors(later)]
+    return snapshot.read([key])[key], [read_vectors(snapshot)]
 
 
 def take_float32(X: np.ndarray, rows: np.ndarray) -> np.ndarray:

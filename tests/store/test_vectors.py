@@ -196,6 +196,27 @@ def test_only_what_was_added_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {path.name.split(".")[0] for path in cache.iterdir()} == {table.snapshot().digest}
 
 
+def test_a_few_rows_beside_a_copy_are_taken_without_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "CACHE_FROM", 0)
+    cache, X = tmp_path / "cache", matrix(44, 4)
+    table = table_of(tmp_path, [X[:42]])
+    load_vectors(table.snapshot(), "image_sha256", cache)
+    before = sorted(path.name for path in cache.iterdir())
+    names = [f"{i:064x}" for i in (42, 43)]
+    table.append(pa.table({"image_sha256": names, "vector": vectors_to_arrow(X[42:], "float16")}))
+    grown = load_vectors(table.snapshot(), "image_sha256", cache)
+    rows = np.array([43, 0, 42, 41, 43])
+    assert np.array_equal(grown.take(rows), X[rows])
+    assert grown.take(rows[:0]).shape == (0, 4)
+    assert grown.keys.to_pylist() == [f"{i:064x}" for i in range(44)]
+    assert sorted(path.name for path in cache.iterdir()) == before
+    assert np.array_equal(grown.X, X)
+    assert {path.name.split(".")[0] for path in cache.iterdir()} == {table.snapshot().digest}
+    assert len(load_vectors(table.snapshot(), "image_sha256", cache).blocks) == 1
+
+
 @pytest.mark.parametrize("harm", ["truncate npy", "drop keys", "garbage keys"])
 def test_a_damaged_copy_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
     monkeypatch.setattr(vectors, "CACHE_FROM", 0)
