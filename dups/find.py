@@ -198,7 +198,8 @@ def find_duplicates(
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
                 near = store.path / "cache" / "near" / search_name(feature)
                 turned = submit(threads, turned_copies, store.path, seen, near, where is None)
-                hashed_views = _view_hashes(store, ranked, items)
+                if not np.isnan(inside).all():
+                    hashed_views = load_views(store, items.take(pa.array(ranked.best)), make=False)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
                     store,
@@ -406,14 +407,6 @@ def find_duplicates(
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
     return Duplicates(folder, summary)
-
-
-def _view_hashes(store: Store, ranked: RankedItems, items: pa.Table) -> tuple[np.ndarray, np.ndarray] | None:
-    """Hashes of the views of the contents, and which there are; None if there are none."""
-    items = items.take(pa.array(ranked.best))
-    made = load_views(store, items, make=False)
-    unread = np.isnan(content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())).all()
-    return None if unread else made
 
 
 def _views(

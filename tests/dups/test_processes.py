@@ -10,12 +10,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from galleries import embedded
 from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups import processes
+from icehouse.dups import views as views_module
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.groups import FactsBeforehand, _facts_of
+from icehouse.dups.views import measured_row
 from icehouse.errors import IcehouseError
 
 # Any function of a module will do, and `eval` says where it ran.
@@ -146,5 +150,60 @@ def test_a_search_finds_the_same_in_processes(tmp_path: Path, monkeypatch: pytes
     one, two = found
     assert one.summary["pairs"]["total"] >= 9
     assert one.summary["pairs"] == two.summary["pairs"]
+    assert one.pairs().equals(two.pairs())
+    assert one.clusters().equals(two.clusters())
+
+
+@pytest.mark.slow
+def test_facts_are_measured_beforehand_of_what_is_new_and_of_its_mates_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "i").mkdir()
+    rng = np.random.default_rng(4)
+    pictures = [paint(rng, sorted(SCENES)[k], long_side=160)[0].convert("RGB") for k in range(4)]
+    for k, picture in enumerate(pictures):
+        picture.save(tmp_path / "i" / f"{k}.png")
+    store = embedded(tmp_path / "i", tmp_path / "s")
+    items = store.items.read(["path", "image_sha256"]).sort_by("path")
+    digests = items["image_sha256"].cast("string").combine_chunks()
+    files = pa.array([str(tmp_path / "i" / name) for name in items["path"].to_pylist()])
+    new = np.array([False, False, False, True])
+    monkeypatch.setattr(processes, "_started", [])
+    given = store, digests, lambda numbers: files.take(pa.array(numbers)), new, 2
+    assert FactsBeforehand(*given).rows() == {}
+    processes.start(2)
+    facts = FactsBeforehand(*given)
+    facts.expect(np.array([[0, 1, 3], [1, 3, 0]]))
+    found = facts.rows()
+    # 0 and 1 are mates of 3, and 2 is nobody's.
+    assert sorted(found) == sorted(digests.take(pa.array([0, 1, 3])).to_pylist())
+    of_3 = found[digests[3].as_py()]
+    alone = measured_row(_facts_of, (digests[3].as_py(), [Path(files[3].as_py())]))
+    assert {name: str(value) for name, value in of_3.items()} == {k: str(v) for k, v in (alone or {}).items()}
+
+
+@pytest.mark.slow
+def test_a_search_after_more_pictures_finds_the_same_in_started_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views_module, "_MANY", 0)
+    (tmp_path / "i").mkdir()
+    rng, found = np.random.default_rng(5), []
+    pictures = [
+        paint(rng, sorted(SCENES)[k % len(SCENES)], long_side=160)[0].convert("RGB") for k in range(10)
+    ]
+    for k, picture in enumerate(pictures):
+        picture.save(tmp_path / "i" / f"{k}.png")
+    stores = [embedded(tmp_path / "i", tmp_path / f"s{threads}") for threads in (1, 2)]
+    for store, threads in zip(stores, (1, 2), strict=True):
+        find_duplicates(store, threads=threads)
+    (tmp_path / "j").mkdir()
+    for k, picture in enumerate(pictures):
+        (tmp_path / "j" / f"{k}.jpg").write_bytes(encode(GRADED["crop_5"](picture, rng), "jpg", 85))
+    for threads in (1, 2):
+        store = embedded(tmp_path / "j", tmp_path / f"s{threads}")
+        found.append(find_duplicates(store, threads=threads))
+    one, two = found
+    assert one.summary["pairs"]["total"] >= 8
     assert one.pairs().equals(two.pairs())
     assert one.clusters().equals(two.clusters())
