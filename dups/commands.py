@@ -160,6 +160,9 @@ def find(
     excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
+    from .processes import start_early
+
+    start_early(store, threads)
     from .find import find_duplicates
 
     asked = feature or threshold is not None or expected_false_pairs is not None or engine == "faiss"

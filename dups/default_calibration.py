@@ -165,7 +165,7 @@ def fit_calibration(
     related = related_pairs(local, beside, units, None if seen is None else seen.distance(i, j), i, j)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     made = Calibration(feature, fingerprint, mean, matrix, tail, len(fitted), local=local)
-    return made if hashes is None else replace(made, bits=hash_bits(local, hashes[rows], seen))
+    return made if hashes is None else replace(made, bits=hash_bits(local, hashes[rows], seen, beside))
 
 
 def fit_measure(
@@ -197,11 +197,14 @@ def fit_measure(
 
 
 def hash_bits(
-    local: LocalMeasure, hashes: np.ndarray, seen: ViewHashes | None
+    local: LocalMeasure, hashes: np.ndarray, seen: ViewHashes | None, beside: Neighbourhoods | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Fit how often hashes of unrelated pictures of the reference are near; see `Calibration.bits`."""
+    """Fit how often hashes of unrelated pictures of the reference are near; see `Calibration.bits`.
+
+    `beside` are what the reference is held against, where that is known.
+    """
     units, rng = local.units, np.random.default_rng(7)
-    beside = local.neighbourhoods(units, seen)
+    beside = local.neighbourhoods(units, seen) if beside is None else beside
     a, b = rng.integers(0, len(units), (2, _PAIRS))
     a, b = a[a != b], b[a != b]
     apart = None if seen is None else seen.distance(a, b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import IcehouseError
@@ -25,6 +27,9 @@ R = TypeVar("R")
 #: Seconds of work that are worth starting processes, which takes one, or worth those that were started beforehand; and
 #: tasks that tell how long each takes.
 _WORTH, _WORTH_STARTED, _TELLING = 4.0, 0.2, 8
+
+#: Contents from which on processes are started beforehand.
+MANY = 5000
 
 _MOST = 8
 _AT_ONCE = 16  # tasks that a process is sent at once, at most
@@ -77,6 +82,21 @@ def start(workers: int | None = None) -> None:
     _started.clear()
     if count > 1:
         _started[:] = [_pool(count - 1).submit(_load) for _ in range(count - 1)]
+
+
+def start_early(store: Path, workers: int | None = None) -> None:
+    """Start processes for a search of a store while this one loads its libraries, if items came after the last search.
+
+    Whether they are needed the search knows better, and asks for them again.
+    """
+    tables = store / "tables"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        items = tables / "items" / "_manifest.json"
+        looked_at = [file.stat().st_mtime_ns for file in (tables / "hashes").glob("*/_manifest.json")]
+        if items.stat().st_mtime_ns < max(looked_at, default=0):
+            return
+        if sum(int(part["rows"]) for part in json.loads(items.read_bytes())["parts"]) >= MANY:
+            start(workers)
 
 
 def started() -> bool:

@@ -28,10 +28,11 @@ from ..data.images import ORIENTATIONS, decode, oriented
 from ..errors import ImageError
 from ..store.store import Store
 from ..store.table import Table
+from . import processes
 from .confirm import RADIUS, Find, Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
 from .default_calibration import MAX_KEPT, NearCache
 from .hashing import CUTS, PLACES, THUMB, VIEWS, WHOLE_VIEWS, ViewHashes, informative
-from .processes import measured, start
+from .processes import measured
 
 #: Changes whenever another hash, or another box, would come of the same picture.
 VIEWS_VERSION = 7
@@ -67,14 +68,11 @@ _SHORTEST = 256
 _WRITTEN = 2048  # contents after which a part is written
 _READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
 
-#: Contents from which on processes are started beforehand.
-_MANY = 5000
-
 
 def start_measuring(store: Store, contents: int, threads: int | None) -> None:
     """Start processes for what is new among many contents: the rest of their search takes seconds on one processor."""
-    many = contents >= _MANY and _table(store).rows < contents
-    start(threads if many else 1)
+    many = contents >= processes.MANY and _table(store).rows < contents
+    processes.start(threads if many else 1)
 
 
 def make_views(

@@ -16,7 +16,6 @@ from galleries import embedded
 from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups import processes
-from icehouse.dups import views as views_module
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.groups import FactsBeforehand, _facts_of
 from icehouse.dups.views import measured_row
@@ -84,6 +83,31 @@ def test_what_is_known_to_take_long_is_sent_to_started_processes_before_it_is_as
     processes.start(1)
     assert not processes.started()
     assert set(processes.measured(eval, [PID] * 4, 2, seconds=1.0)) == {os.getpid()}
+
+
+def test_processes_are_started_early_where_items_came_after_the_last_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int | None] = []
+    monkeypatch.setattr(processes, "start", begun.append)
+    processes.start_early(tmp_path / "no store", 2)
+    items, views = (tmp_path / "tables" / name / "_manifest.json" for name in ("items", "hashes/views7"))
+    for file in (items, views):
+        file.parent.mkdir(parents=True)
+    items.write_text('{"parts": [{"rows": 4000}, {"rows": 999}]}')
+    processes.start_early(tmp_path, 2)
+    assert begun == []
+    items.write_text('{"parts": [{"rows": 4000}, {"rows": 1000}]}')
+    processes.start_early(tmp_path, 2)
+    assert begun == [2]
+    views.write_text("{}")
+    os.utime(views, ns=(0, items.stat().st_mtime_ns + 10**9))
+    processes.start_early(tmp_path, 2)
+    assert begun == [2]
+    items.write_text("damaged")
+    os.utime(views, ns=(0, 0))
+    processes.start_early(tmp_path, 2)
+    assert begun == [2]
 
 
 @pytest.mark.slow
@@ -186,7 +210,7 @@ def test_facts_are_measured_beforehand_of_what_is_new_and_of_its_mates_once(
 def test_a_search_after_more_pictures_finds_the_same_in_started_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views_module, "_MANY", 0)
+    monkeypatch.setattr(processes, "MANY", 0)
     (tmp_path / "i").mkdir()
     rng, found = np.random.default_rng(5), []
     pictures = [
