@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -357,7 +357,8 @@ class Picture:
 
     `format` is what the bytes are, in Pillow's terms; `phash` is None unless asked for, and `BLANK_HASH` of a
     `blank` picture, all of one colour, which is no evidence for anything. `turned` has the hash that the picture would have
-    in each of the `ORIENTATIONS`; None unless asked for, and of a blank picture.
+    in each of the `ORIENTATIONS`; None unless asked for, and of a blank picture. `tables` are the steps by which a JPEG's
+    coefficients were divided, as Pillow gives them.
     """
 
     image: Image.Image
@@ -367,6 +368,7 @@ class Picture:
     phash: int | None
     blank: bool = False
     turned: tuple[int, ...] | None = None
+    tables: dict[int, list[int]] | None = None
 
 
 def decode(
@@ -387,7 +389,8 @@ def decode(
         needed = _check_memory(raw, least) + 2 * len(data)
         with _memory().hold(needed):
             if raw.format in _JPEG:
-                return _decode_jpeg(container.data, raw, kind, way, least, shortest, hashes)
+                picture = _decode_jpeg(container.data, raw, kind, way, least, shortest, hashes)
+                return replace(picture, tables=getattr(raw, "quantization", None))
             return _decode_frames(container.data, raw, kind, way, shortest, hashes)
     except ImageError:
         raise
@@ -552,11 +555,19 @@ def oriented(low: np.ndarray) -> np.ndarray:
 
     Mirroring a picture turns the signs of every other coefficient, and transposing it transposes them.
     """
-    signs = np.where(np.arange(low.shape[-1]) % 2, -1.0, 1.0)
-    across, down, swapped = signs, signs[:, None], np.swapaxes(low, -1, -2)
-    made = [low, low * across, low * across * down, low * down]
-    made += [swapped, swapped * across, swapped * across * down, swapped * down]
-    return np.stack(made, axis=-3)
+    signs = _signs(low.shape[-1])
+    made = np.empty((*low.shape[:-2], 2, *signs.shape))
+    np.multiply(low[..., None, :, :], signs, out=made[..., 0, :, :, :])
+    np.multiply(np.swapaxes(low, -1, -2)[..., None, :, :], signs, out=made[..., 1, :, :, :])
+    return made.reshape(*low.shape[:-2], len(ORIENTATIONS), *low.shape[-2:])
+
+
+@cache
+def _signs(side: int) -> np.ndarray:
+    """Signs of the coefficients of a picture that is upright, mirrored, turned by half, and upside down; (4, side, side)."""
+    across = np.where(np.arange(side) % 2, -1.0, 1.0)
+    down, upright = across[:, None], np.ones((side, side))
+    return np.stack([upright, upright * across, across * down, upright * down])
 
 
 def _jpeg_scale(image: Image.Image, shortest: int) -> int:

@@ -12,10 +12,8 @@ of the one, so that the order stays one order.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +55,9 @@ FAULTS = {
 #: `_LOSSY` and `_COMPRESSED`. A copy in a better quality is no better than what it was made of.
 _LOSSY, _STEP, _COMPRESSED = 0.1, 8.0, 0.3
 
+#: Formats whose files may be lossy, and do not tell their steps.
+_LOSSY_FORMATS = ("WEBP", "AVIF", "HEIF")
+
 #: What a doubling of noise costs, in octaves.
 _NOISE = 0.35
 
@@ -78,6 +79,9 @@ _ROWS = 192  # rows, and columns, that are looked at
 _BLOCKS = 512  # of JPEG's 8 x 8 pixels that are looked at
 _SAMPLES = 256  # rows, and columns, of the pixels whose colours are counted
 
+#: The frequencies of a spectrum.
+_FREQUENCY = np.arange(BINS) / (2 * BINS - 1)
+
 #: What relates the energies of second and first differences in a picture at its native size, at least.
 _NATIVE = 0.65
 
@@ -87,14 +91,22 @@ _SOFTEST = 0.2
 #: Share that is taken to be inside of a ring which is no straight margin.
 _RINGED = 0.85
 
-#: Frequencies of 8 x 8 blocks whose steps are looked for, and the steps.
-_LOW = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2))
-_STEPS = np.concatenate([np.arange(2, 12, 0.5), np.arange(12, 48, 1.0)])
+#: Frequencies of 8 x 8 blocks whose steps are looked for, all but the mean of the lowest three each way, and the steps,
+#: largest first; from what coefficient on each is looked for, and what makes a whole turn of it.
+_LOWEST = 3
+_LOW = tuple((row, column) for row in range(_LOWEST) for column in range(_LOWEST))[1:]
+_STEPS = np.concatenate([np.arange(2, 12, 0.5), np.arange(12, 48, 1.0)])[::-1]
+_FROM = 0.3 * _STEPS
+_FACTORS = (2 * np.pi / _STEPS).astype(np.float32)[:, None]
 
-#: The steps, largest first; from what coefficient on each is looked for, and what makes a whole turn of it.
-_STEP_LIST = _STEPS[::-1].tolist()
-_FROM = 0.3 * _STEPS[::-1]
-_FACTORS = [np.float32(2 * np.pi / step) for step in _STEP_LIST]
+#: Coefficients that a step needs, and frequencies that have one, of an earlier compression.
+_MULTIPLES, _FREQUENCIES = 48, 4
+
+#: By how much a mean of waves may differ with the order in which they are summed.
+_ROUNDING = 1e-4
+
+#: Weights of red, green and blue in brightness.
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -138,20 +150,19 @@ def measure(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     if picture.blank:
         return None
     image = picture.image
-    with Image.open(io.BytesIO(data)) as raw:
-        tables, lossy = getattr(raw, "quantization", None), raw.format in ("WEBP", "AVIF", "HEIF")
     pixels = np.asarray(image)
-    grey = np.asarray(image.convert("L"))
+    brightness = image.convert("L")
+    grey = np.asarray(brightness)
     noise = _noise(grey)
     sides = [grey, np.ascontiguousarray(grey.T)]
-    bits = len(data) * 8 / (picture.width * picture.height)
+    bits = len(data) * 8 / (picture.width * picture.height) if picture.format in _LOSSY_FORMATS else None
     whole = picture.width == image.width or picture.height == image.width
-    step, again = compression(grey if whole else None, tables, bits if lossy else None)
-    palette, colour = _colours(image)
+    step, again = compression(grey if whole else None, picture.tables, bits)
+    palette, colour = _colours(image, pixels)
     factor = max(1, min(image.size) // 256)
     left, top, right, bottom = content_box(image.reduce(factor)) if factor > 1 else content_box(image)
     inside = (right - left) * (bottom - top) * factor**2 / (image.width * image.height)
-    small = np.asarray(Image.fromarray(grey).resize((SMALL, SMALL), Image.Resampling.BOX))
+    small = np.asarray(brightness.resize((SMALL, SMALL), Image.Resampling.BOX))
     if inside >= 1 and _ringed(small):
         inside = _RINGED
     facts = [
@@ -171,39 +182,88 @@ def detail(grey: np.ndarray) -> float:
     height, width = grey.shape
     if width < 32 or height < 8:
         return 1.0
-    rows = np.linspace(0, height - 1, min(height, _ROWS)).astype(int)
-    first = np.diff(grey[rows].astype(np.float32), axis=1)
-    second = np.diff(first, axis=1)
-    run = second.shape[1] // 16
+    rows = _some(grey, _ROWS)
+    run = (width - 2) // 16
+    pixels = rows[:, -run * 16 - 2 :].astype(np.float32)
+    first = pixels[:, 1:] - pixels[:, :-1]
+    second = first[:, 1:] - first[:, :-1]
+    # Sums of whole numbers, exact in any order.
     first, second = (
-        (one[:, -run * 16 :] ** 2).reshape(len(rows), run, 16).sum(axis=2) for one in (first, second)
+        np.einsum("rcs,rcs->rc", each, each)
+        for each in (one.reshape(len(rows), run, 16) for one in (first[:, 1:], second))
     )
     energies = []
-    for tile in _tiles(len(rows), run):
-        a, b = first[tile].ravel(), second[tile].ravel()
-        top = min(len(a), max(8, len(a) // 8))
-        most = (-a).argpartition(top - 1)[:top]
-        # The means: of so few values the calls are most of the time.
-        energies.append((np.add.reduce(a[most]) / top, np.add.reduce(b[most]) / top))
-    a, b = np.array(energies).T
-    told = a >= max(np.median(a) / 4, 8.0)
+    for places in _tiles(len(rows), run):
+        a = first.take(places)
+        most = _most(a)
+        count, places = most.shape[1], places.take(most)
+        energies.append([np.add.reduce(one.take(places), axis=1) / count for one in (first, second)])
+    a, b = np.concatenate(energies, axis=1)
+    told = a >= max(_median(a) / 4, 8.0)
     if not told.any():
         return 1.0
-    ratio = float(np.sqrt(np.median(b[told] / a[told]) / 2))
+    ratio = float(np.sqrt(_median(b[told] / a[told]) / 2))
     return min(1.0, max(ratio / _NATIVE, _SOFTEST))
 
 
-@lru_cache(256)
-def _tiles(high: int, wide: int) -> list[tuple[slice, slice]]:
-    """Tiles of a picture, as even as they can be, `_TILES` a side where there is room for as many."""
-    down, across = (
-        [
-            slice(int(part[0]), int(part[-1]) + 1)
-            for part in np.array_split(np.arange(side), min(_TILES, side))
-        ]
-        for side in (high, wide)
-    )
-    return [(rows, columns) for rows in down for columns in across]
+@lru_cache(64)
+def _spread(length: int, most: int) -> np.ndarray:
+    """Places of so many, at most `most` of them, as even as they can be."""
+    return np.linspace(0, length - 1, min(length, most)).astype(int)
+
+
+def _some(pixels: np.ndarray, most: int, axis: int = 0) -> np.ndarray:
+    """Rows, or columns, of pixels, at most so many of them."""
+    length = pixels.shape[axis]
+    return pixels if length <= most else pixels.take(_spread(length, most), axis=axis)
+
+
+@lru_cache(32)
+def _tiles(high: int, wide: int) -> list[np.ndarray]:
+    """Tiles of a table, as even as they can be, `_TILES` a side where there is room for as many.
+
+    The places of their values in it, row by row; those of one size together, int64 (tiles, size).
+    """
+    return [
+        (rows[:, None, :, None] * wide + columns[:, None]).reshape(-1, rows.shape[1] * columns.shape[1])
+        for rows in _cut(high)
+        for columns in _cut(wide)
+    ]
+
+
+def _cut(length: int) -> list[np.ndarray]:
+    """So many, cut into `_TILES` where there are as many; those of one size together, int64 (parts, size)."""
+    parts = min(_TILES, length)
+    size, longer = divmod(length, parts)
+    split = longer * (size + 1)
+    made = [np.arange(split).reshape(longer, size + 1), np.arange(split, length).reshape(-1, size)]
+    return [one for one in made if len(one)]
+
+
+def _most(values: np.ndarray) -> np.ndarray:
+    """Places, in all of the (tiles, size) values, of an eighth of each tile's, the largest, and eight at least."""
+    tiles, size = values.shape
+    top = min(size, max(8, size // 8))
+    most = (-values).argpartition(top - 1, axis=1)[:, :top]
+    most += np.arange(0, tiles * size, size)[:, None]
+    return most
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median along the first axis, as `numpy.median` gives it, which takes long for a few values."""
+    ranked = np.sort(values, axis=0)
+    half = len(ranked) // 2
+    return ranked[half] if len(ranked) % 2 else (ranked[half - 1] + ranked[half]) / 2
+
+
+def _percentile(values: np.ndarray, percent: float) -> np.floating:
+    """Percentile of values (n,), as `numpy.percentile` gives it, which takes long for a few values."""
+    place = (len(values) - 1) * (percent / 100)
+    low = int(place)
+    after = min(low + 1, len(values) - 1)
+    ranked = np.partition(values, (low, after))
+    start, end, share = ranked[low], ranked[after], place - low
+    return end - (end - start) * (1 - share) if share >= 0.5 else start + (end - start) * share
 
 
 def spectrum(grey: np.ndarray) -> np.ndarray:
@@ -211,35 +271,52 @@ def spectrum(grey: np.ndarray) -> np.ndarray:
 
     That of a sharp edge is level. The median over tiles of that of the steepest edges of each.
     """
-    height, width = grey.shape
+    width = grey.shape[1]
     n = min(_WINDOW, width // 2)
     if n < 16:
         return np.zeros(BINS, np.float32)
-    rows = np.linspace(0, height - 1, min(height, _ROWS)).astype(int)
-    windows = np.lib.stride_tricks.sliding_window_view(grey[rows], n, axis=1)[:, :: n // 2]
-    if windows.shape[1] > 32:
-        windows = windows[:, np.linspace(0, windows.shape[1] - 1, 32).astype(int)]
-    steps = np.diff(windows.astype(np.float32), axis=2)
-    steepest = np.abs(steps).max(axis=2)
-    weights = np.hanning(n - 1).astype(np.float32)
-    pieces, ends = [], [0]
-    for tile in _tiles(len(rows), steps.shape[1]):
-        every, edge = steps[tile].reshape(-1, n - 1), steepest[tile].ravel()
-        top = min(len(every), max(8, len(every) // 8))
-        pieces.append(every[(-edge).argpartition(top - 1)[:top]])
-        ends.append(ends[-1] + top)
-    power = np.abs(np.fft.rfft(np.concatenate(pieces) * weights, axis=1)) ** 2
-    spectra = [np.add.reduce(power[start:end], axis=0) / (end - start) for start, end in pairwise(ends)]
-    frequency = np.arange((n - 1) // 2 + 1) / (n - 1)
-    # Differences of neighbours fall short of the slope at high frequencies.
-    power = np.stack(spectra) / np.sinc(frequency) ** 2
-    level = power[:, 3 * n // _WINDOW : 8 * n // _WINDOW + 1].mean(axis=1)
-    told = level >= max(np.median(level) / 4, 1.0)
+    rows = _some(grey, _ROWS).astype(np.float32)
+    steps = rows[:, 1:] - rows[:, :-1]
+    starts, ends = _windows(width, n)
+    steepest = np.maximum.reduceat(np.abs(steps), ends, axis=1)[:, ::2]
+    weights, frequency, short = _analysis(n)
+    spectra = []
+    for places in _tiles(len(rows), len(starts)):
+        most = _most(steepest.take(places))
+        row, window = np.divmod(places.take(most).ravel(), len(starts))
+        first = row * (width - 1) + starts.take(window)
+        pieces = steps.take(first[:, None] + np.arange(n - 1))
+        power = np.abs(np.fft.rfft(pieces * weights, axis=1)) ** 2
+        spectra.append(np.add.reduce(power.reshape(*most.shape, -1), axis=1) / most.shape[1])
+    power = np.concatenate(spectra) / short
+    coarse = power[:, 3 * n // _WINDOW : 8 * n // _WINDOW + 1]
+    level = np.add.reduce(coarse, axis=1) / coarse.shape[1]
+    told = level >= max(_median(level) / 4, 1.0)
     if not told.any():
         return np.zeros(BINS, np.float32)
-    power = np.median(power[told] / level[told, None], axis=0)
-    power = np.interp(np.arange(BINS) / (2 * BINS - 1), frequency, power)
+    power = _median(power[told] / level[told, None])
+    power = np.interp(_FREQUENCY, frequency, power)
     return (10 * np.log10(power + 1e-5)).astype(np.float32)
+
+
+@lru_cache(64)
+def _windows(width: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of n samples in so many, each half over the next: where they start, and, in turns, where they start and end.
+
+    Of the differences of neighbours, of which a window has n - 1; an end beyond the last one is left out.
+    """
+    starts = np.arange(0, width - n + 1, n // 2)
+    starts = starts[_spread(len(starts), 32)]
+    ends = np.stack([starts, starts + n - 1], axis=1).ravel()
+    return starts, ends[ends < width - 1]
+
+
+@lru_cache(64)
+def _analysis(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of the n - 1 differences in a window; frequencies; and by how much power falls short at each."""
+    frequency = np.arange((n - 1) // 2 + 1) / (n - 1)
+    # Differences of neighbours fall short of the slope at high frequencies.
+    return np.hanning(n - 1).astype(np.float32), frequency, np.sinc(frequency) ** 2
 
 
 def compression(
@@ -261,7 +338,7 @@ def compression(
         # In a copy that was turned or flipped the blocks begin at the other end.
         for phase in dict.fromkeys((y, x) for y in (0, grey.shape[0] % 8) for x in (0, grey.shape[1] % 8)):
             found = _lattice(grey[phase[0] :, phase[1] :])
-            if len(found) >= 4:
+            if len(found) >= _FREQUENCIES:
                 before = max(before, float(np.mean(found)))
     return (before, True) if before > max(1.3 * now, 1.5) else (now, False)
 
@@ -271,30 +348,54 @@ def _lattice(grey: np.ndarray) -> list[float]:
     high, wide = grey.shape[0] // 8, grey.shape[1] // 8
     if high * wide < 64:
         return []
-    blocks = grey[: high * 8, : wide * 8].reshape(high, 8, wide, 8).transpose(0, 2, 1, 3)
-    number = np.arange(high * wide)
-    if len(number) > 4 * _BLOCKS:
-        number = np.linspace(0, len(number) - 1, 4 * _BLOCKS).astype(int)
-    blocks = blocks[number // wide, number % wide]
-    blocks = blocks[np.ptp(blocks, axis=(1, 2)) > 8]
-    if len(blocks) > _BLOCKS:
-        blocks = blocks[np.linspace(0, len(blocks) - 1, _BLOCKS).astype(int)]
-    if len(blocks) < 32:
+    # Pixels by their places in blocks, (64, blocks).
+    pixels = grey[: high * 8, : wide * 8].reshape(high, 8, wide, 8).transpose(1, 3, 0, 2)
+    if high * wide > 4 * _BLOCKS:
+        down, across = np.divmod(_spread(high * wide, 4 * _BLOCKS), wide)
+        pixels = pixels[:, :, down, across]
+    pixels = pixels.reshape(64, -1)
+    told = np.flatnonzero(np.ptp(pixels, axis=0) > 8)
+    if len(told) > _BLOCKS:
+        told = told[_spread(len(told), _BLOCKS)]
+    if len(told) < 32:
         return []
-    cosines = _cosines()
-    coefficients = np.abs(cosines @ (blocks.astype(np.float32) - 128) @ cosines.T)
-    found = []
-    for row, column in _LOW:
-        values = np.sort(coefficients[:, row, column])
-        starts = values.searchsorted(_FROM)
-        # A step that needs more than there are values is none.
-        for step, factor, start in zip(_STEP_LIST, _FACTORS, starts.tolist(), strict=True):
-            if len(values) - start >= 48:
-                kept = np.cos(factor * values[start:])
-                if np.add.reduce(kept) / np.float32(len(kept)) > 0.5:
-                    found.append(step)
-                    break
+    pixels = pixels.take(told, axis=1).astype(np.float32)
+    pixels -= 128
+    # Of all blocks at once, as products of small matrices would be thousands.
+    cosines = _cosines()[:_LOWEST]
+    down = (cosines @ pixels.reshape(8, -1)).reshape(_LOWEST, 8, -1)
+    coefficients = np.abs(cosines @ down).reshape(_LOWEST * _LOWEST, -1)[1:]
+    coefficients.sort(axis=1)
+    found: list[float] = []
+    for left, values in zip(range(len(_LOW), 0, -1), coefficients, strict=True):
+        if len(found) + left < _FREQUENCIES:
+            return []
+        step = _step(values)
+        if step:
+            found.append(step)
     return found
+
+
+def _step(values: np.ndarray) -> float:
+    """Largest step of which coefficients, ascending, are multiples: waves as long are high at them; 0 for none."""
+    starts = values.searchsorted(_FROM)
+    counts = len(values) - starts
+    # A step that needs more than there are values is none.
+    first = int(counts.searchsorted(_MULTIPLES))
+    if first == len(counts):
+        return 0.0
+    waves = _FACTORS[first:] * values[starts[-1] :]
+    np.cos(waves, out=waves)
+    steps, wide = waves.shape
+    # From where on each of the waves counts, and where the next begins.
+    ends = np.arange(0, (steps + 1) * wide, wide).repeat(2)[1:-1]
+    ends[::2] += starts[first:] - starts[-1]
+    shares = np.add.reduceat(waves.ravel(), ends[:-1])[::2] / counts[first:]
+    for place in np.flatnonzero(shares > 0.5 - _ROUNDING).tolist():
+        kept = waves[place, starts[first + place] - starts[-1] :]
+        if np.add.reduce(kept) / np.float32(len(kept)) > 0.5:
+            return float(_STEPS[first + place])
+    return 0.0
 
 
 @cache
@@ -303,34 +404,38 @@ def _cosines() -> np.ndarray:
     return (np.cos(np.pi * k * (2 * x + 1) / 16) * np.where(k == 0, np.sqrt(1 / 8), 0.5)).astype(np.float32)
 
 
-def _colours(image: Image.Image) -> tuple[bool, float]:
+def _colours(image: Image.Image, pixels: np.ndarray) -> tuple[bool, float]:
     """Whether a picture has few colours that are mixed, and by how many levels its colours differ beyond brightness."""
-    pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    rows, columns = (np.linspace(0, n - 1, min(n, _SAMPLES)).astype(int) for n in (height, width))
     small = image.resize((min(32, width), min(32, height)), Image.Resampling.BOX)
     values = np.asarray(small).reshape(-1, 3).astype(np.float64)
-    luma = values @ [0.299, 0.587, 0.114]
+    luma = values @ _LUMA
     # A tint follows from the brightness, as in sepia; it is no colour.
-    chroma = values[:, ::2] - luma[:, None]
     level = (luma / 8).astype(int)
     counts = np.maximum(np.bincount(level, minlength=33), 1)
-    means = np.stack([np.bincount(level, each, minlength=33) / counts for each in chroma.T], axis=1)
-    rest = chroma - means[level]
-    rest = np.abs(rest).max(axis=1)
-    colour = float(np.percentile(rest, 85))
+    rest = np.zeros(len(luma))
+    for channel in (0, 2):
+        chroma = values[:, channel] - luma
+        chroma -= (np.bincount(level, chroma, minlength=33) / counts)[level]
+        np.maximum(rest, np.abs(chroma), out=rest)
+    colour = float(_percentile(rest, 85))
     if min(width, height) < 128:
         return False, colour
-    few = pixels[rows[:, None], columns].reshape(-1, 3)
-    red, green, blue = few.T.astype(np.int32)
-    codes = red << 16 | green << 8 | blue
-    most = 256 if colour >= _GREY else 0.7 * int(np.ptp(green))
+    few = _some(_some(pixels, _SAMPLES), _SAMPLES, axis=1).reshape(-1, 3)
+    most = 256 if colour >= _GREY else 0.7 * int(np.ptp(few[:, 1]))
     # Of most pictures some of the pixels have more colours than that already.
-    if len(distinct(codes[::16].copy())) > most or len(distinct(codes)) > most:
+    if _distinct_colours(few[::16]) > most or _distinct_colours(few) > most:
         return False, colour
     # Drawn art has few colours too, but next to each other they are mostly the same.
-    alike = (pixels[rows[::4], 1:] == pixels[rows[::4], :-1]).all(axis=2).mean()
+    some = pixels.take(_spread(height, _SAMPLES)[::4], axis=0)
+    alike = (some[:, 1:] == some[:, :-1]).all(axis=2).mean()
     return bool(alike < _DRAWN), colour
+
+
+def _distinct_colours(pixels: np.ndarray) -> int:
+    """Number of colours of pixels (n, 3)."""
+    red, green, blue = pixels.T.astype(np.int32)
+    return len(distinct(red << 16 | green << 8 | blue))
 
 
 def _noise(grey: np.ndarray) -> float:
@@ -338,11 +443,19 @@ def _noise(grey: np.ndarray) -> float:
     high, wide = (grey.shape[0] - 1) // 8, (grey.shape[1] - 1) // 8
     if not high or not wide:
         return 0.0
-    bands = np.unique(np.linspace(0, high - 1, min(high, 64)).astype(int))[:, None] * 8 + np.arange(9)
-    part = grey[bands, : wide * 8 + 1].astype(np.int16)
-    fine = np.diff(np.diff(part, axis=1), axis=2).astype(np.float32) / 2
-    energy = (fine * fine).reshape(len(bands), 8, wide, 8).mean(axis=(1, 3))
-    return float(np.sqrt(np.percentile(energy, 25)))
+    part = grey.take(_bands(high), axis=0)[..., : wide * 8 + 1].astype(np.int16)
+    fine = part[:, 1:] - part[:, :-1]
+    fine = (fine[..., 1:] - fine[..., :-1]).astype(np.float32)
+    # Sums of whole numbers, exact in any order.
+    energy = np.einsum("brc,brc->bc", fine, fine).reshape(-1, 8)
+    energy = np.add.reduce(energy, axis=1) / (4 * 64)
+    return float(np.sqrt(_percentile(energy, 25)))
+
+
+@lru_cache(64)
+def _bands(high: int) -> np.ndarray:
+    """Rows of bands of 8 x 8 blocks, each with the first row of the next; int64 (bands, 9)."""
+    return np.unique(_spread(high, 64))[:, None] * 8 + np.arange(9)
 
 
 def _turned(pixels: np.ndarray) -> bool:
@@ -353,7 +466,7 @@ def _turned(pixels: np.ndarray) -> bool:
     side = max(2, min(height, width) // 200)
     ends = (slice(0, side), slice(-side, None))
     corners = np.stack([pixels[y, x].astype(np.int16) for y in ends for x in ends])
-    ground = np.median(corners.reshape(-1, 3), axis=0)
+    ground = _median(corners.reshape(-1, 3).astype(np.float64))
     if (np.abs(corners - ground).max(axis=3).mean(axis=(1, 2)) > 25).any():
         return False
     tall, broad = (slice(n * 2 // 5, n * 3 // 5) for n in (height, width))
@@ -518,7 +631,7 @@ def _half(square: np.ndarray) -> np.ndarray:
 
 def _enlarged(facts: Facts, larger: int, smaller: int, turned: bool) -> bool:
     """Whether the larger of two copies has nothing beyond the detail that the smaller one can hold."""
-    frequency = np.arange(BINS) / (2 * BINS - 1)
+    frequency = _FREQUENCY
     drops = []
     size = (facts["width"][smaller], facts["height"][smaller])
     size = size[::-1] if turned else size
@@ -665,13 +778,9 @@ def _plain_around(square: np.ndarray, box: tuple[float, float, float, float]) ->
 
 def _ringed(square: np.ndarray) -> bool:
     """Whether a ring of one tone goes around a small picture, which has little of it within."""
-    ring = np.concatenate(
-        [square[:2].ravel(), square[-2:].ravel(), square[2:-2, :2].ravel(), square[2:-2, -2:].ravel()]
-    )
-    tone = np.median(ring)
-    sides = [
-        (np.abs(side.astype(np.float32) - tone) < 20).mean()
-        for side in (square[:2], square[-2:], square[:, :2], square[:, -2:])
-    ]
-    within = (np.abs(square[8:-8, 8:-8].astype(np.float32) - tone) < 20).mean()
-    return sorted(sides)[1] > 0.75 and within < 0.3
+    levels = square.astype(np.float32)
+    ends = (levels[:2], levels[-2:], levels[2:-2, :2], levels[2:-2, -2:])
+    near = np.abs(levels - _median(np.concatenate([end.ravel() for end in ends]))) < 20
+    sides = [np.count_nonzero(side) / side.size for side in (near[:2], near[-2:], near[:, :2], near[:, -2:])]
+    within = near[8:-8, 8:-8]
+    return sorted(sides)[1] > 0.75 and np.count_nonzero(within) / within.size < 0.3

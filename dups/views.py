@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -335,27 +335,51 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
 
     The whole picture where there are none, or where they would leave too little.
     """
-    return _content_box(image, colour_planes(image))
+    return _content_box(image, ColourPlanes.of(image))
 
 
-def colour_planes(image: Image.Image) -> np.ndarray:
-    """The colours of a picture scaled to 256 x 256 by means of areas, uint8 (3, 256, 256)."""
-    size = min(image.width, _GRID), min(image.height, _GRID)
-    small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
-    planes = np.stack([np.asarray(plane) for plane in small.split()])
-    # What is enlarged has no pixel but those that are there: each is repeated, as Pillow would, in a fifth of the time.
-    for axis, length in ((2, image.width), (1, image.height)):
-        if length < _GRID:
-            planes = planes.take(((np.arange(_GRID) + 0.5) * (length / _GRID)).astype(np.intp), axis=axis)
-    return planes
+@dataclass(frozen=True)
+class ColourPlanes:
+    """The colours of a picture scaled to 256 x 256 by means of areas.
+
+    A smaller picture keeps its size: enlarged it has no pixel but those that are there, and of most pictures only some of
+    the rows and columns are looked at, so that each is repeated where it is.
+    """
+
+    small: np.ndarray  # uint8 (3, height, width), up to 256 a side
+
+    @classmethod
+    def of(cls, image: Image.Image) -> ColourPlanes:
+        """Those of an RGB picture."""
+        size = min(image.width, _GRID), min(image.height, _GRID)
+        small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
+        lines = np.frombuffer(small.tobytes("raw", "RGB;L"), np.uint8).reshape(size[1], 3, size[0])
+        return cls(np.ascontiguousarray(lines.transpose(1, 0, 2)))
+
+    def part(self, rows: slice, columns: slice) -> np.ndarray:
+        """Some rows and columns of the 256 x 256, uint8 (3, rows, columns)."""
+        _, height, width = self.small.shape
+        part = self.small[:, rows] if height == _GRID else self.small.take(_repeated(height)[rows], axis=1)
+        return part[:, :, columns] if width == _GRID else part.take(_repeated(width)[columns], axis=2)
+
+    def whole(self) -> np.ndarray:
+        """All of them, uint8 (3, 256, 256)."""
+        return self.part(slice(None), slice(None))
 
 
-def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, float, float]:
-    if not _may_have_margins(planes):
+@lru_cache(_GRID)
+def _repeated(length: int) -> np.ndarray:
+    """Which of so many pixels each of the grid's is."""
+    return ((np.arange(_GRID) + 0.5) * (length / _GRID)).astype(np.intp)
+
+
+def _content_box(image: Image.Image, colours: ColourPlanes) -> tuple[float, float, float, float]:
+    if not _may_have_margins(colours):
         return 0.0, 0.0, float(image.width), float(image.height)
-    top, bottom = _margins(planes)
+    top, bottom = _margins(lambda rows: colours.part(rows, slice(None)))
     # Sideways only what is between the bands: their ground may be the margin's.
-    left, right = _margins(planes[:, top : _GRID - bottom].transpose(0, 2, 1))
+    between = slice(top, _GRID - bottom)
+    left, right = _margins(lambda columns: colours.part(between, columns).swapaxes(1, 2))
     width, height = image.size
     return (
         left * width / _GRID,
@@ -365,13 +389,18 @@ def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, 
     )
 
 
-def _may_have_margins(planes: np.ndarray) -> bool:
+def _may_have_margins(colours: ColourPlanes) -> bool:
     """Whether a picture has an edge, of four, that `_margin` might take for one of a margin: few have."""
-    edges = np.sort([planes[:, 0], planes[:, -1], planes[..., 0], planes[..., -1]], axis=2).astype(np.int16)
-    ground = (edges[..., (_GRID - 1) // 2] + edges[..., _GRID // 2]) / 2
+    every = slice(None)
+    edges = np.empty((2, 2, 3, _GRID), np.uint8)
+    edges[0] = colours.part(slice(0, None, _GRID - 1), every).swapaxes(0, 1)
+    edges[1] = colours.part(every, slice(0, None, _GRID - 1)).transpose(2, 0, 1)
+    # Bytes are counted, not compared, by a stable sort.
+    edges.sort(axis=-1, kind="stable")
     other = int(_GRID * (1 - _EDGE))
-    low, high = ground - edges[..., other], edges[..., -1 - other] - ground
-    return bool((np.maximum(low, high) < _GROUND_LEVELS).all(axis=1).any())
+    least, low, high, most = edges[..., [other, (_GRID - 1) // 2, _GRID // 2, -1 - other]].T.astype(np.int16)
+    ground = (low + high) / 2
+    return bool((np.maximum(ground - least, most - ground) < _GROUND_LEVELS).all(axis=0).any())
 
 
 @dataclass(frozen=True)
@@ -405,24 +434,25 @@ def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | Non
 def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
     """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
     grey = image.convert("L")
-    planes = colour_planes(image)
-    box = box or _content_box(image, planes)
+    colours = ColourPlanes.of(image)
+    box = box or _content_box(image, colours)
     whole, trimmed = _squares(grey, box)
     hashes, turned = _view_hashes(whole, trimmed)
     # Means of four pixels; to sum along the axes of a reshaped array takes several times as long.
-    thumb = whole[::2, ::2] + whole[1::2, ::2]
-    thumb += whole[::2, 1::2]
-    thumb += whole[1::2, 1::2]
-    thumb = np.rint(thumb / 4).astype(np.uint8)
-    sides = np.array([image.width, image.height] * 2, float)
-    x0, y0, x1, y1 = (np.array(box) / sides).tolist()
-    inside = (x0, y0, x1, y1)
-    inner, cells = part_boxes(planes, inside)
-    boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
-    squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
+    thumb = whole[::2] + whole[1::2]
+    thumb = np.rint((thumb[:, ::2] + thumb[:, 1::2]) / 4).astype(np.uint8)
+    wide, high = image.size
+    inside = (box[0] / wide, box[1] / high, box[2] / wide, box[3] / high)
+    inner, cells = part_boxes(colours, inside)
+    boxes = [*([inner] if inner else []), *cells]
     full, _ = _transforms()
-    low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
-    return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
+    low = [
+        full @ _square(grey, (left * wide, top * high, right * wide, bottom * high)) @ full.T
+        for left, top, right, bottom in boxes
+    ]
+    part_hashes = _hashes(np.stack(low)) if low else np.empty(0, np.uint64)
+    part_places = np.array(boxes, float).reshape(-1, 4)
+    return PictureViews(hashes, turned, thumb, inside, part_hashes, part_places, len(cells))
 
 
 def _squares(grey: Image.Image, box: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -443,33 +473,33 @@ def _view_hashes(whole: np.ndarray, trimmed: np.ndarray) -> tuple[np.ndarray, np
         0, 2, 1
     )
     parts = parts.reshape(cuts, places, _LOW, places, _LOW).transpose(0, 1, 3, 2, 4)
-    low = np.stack([full @ whole @ full.T, full @ trimmed @ full.T])
-    every = _hashes(np.concatenate([oriented(low).reshape(-1, _LOW, _LOW), parts.reshape(-1, _LOW, _LOW)]))
-    turned = every[: WHOLE_VIEWS * len(ORIENTATIONS)].reshape(WHOLE_VIEWS, len(ORIENTATIONS))
+    wholes = [whole] if trimmed is whole else [whole, trimmed]
+    low = oriented(np.stack([full @ square @ full.T for square in wholes]))
+    every = _hashes(np.concatenate([low.reshape(-1, _LOW, _LOW), parts.reshape(-1, _LOW, _LOW)]))
+    split = len(wholes) * len(ORIENTATIONS)
+    turned = np.empty((WHOLE_VIEWS, len(ORIENTATIONS)), np.uint64)
+    turned[:] = every[:split].reshape(len(wholes), -1)
     mirrored = turned[1, ORIENTATIONS.index("mirror")]
-    hashes = np.concatenate([turned[:, 0], [mirrored], every[turned.size :]])
+    hashes = np.concatenate([turned[:, 0], [mirrored], every[split:]])
     return hashes, turned
 
 
-def _margins(planes: np.ndarray) -> tuple[int, int]:
-    """Rows of margin at the start and at the end of a picture, uint8 (3, height, width)."""
-    first, last = _margin(planes), _margin(planes[:, ::-1])
+def _margins(lines: Callable[[slice], np.ndarray]) -> tuple[int, int]:
+    """Rows of margin at the start and at the end of a picture, of which `lines` gives some, uint8 (3, rows, width)."""
+    first, last = _margin(lines, 1), _margin(lines, -1)
     return (first, last) if first + last <= _GRID * _MAX_MARGIN * 1.2 else (0, 0)
 
 
-def _margin(planes: np.ndarray) -> int:
-    edge = planes[:, 0]
-    middle = edge.shape[1] // 2
-    # The median, which numpy takes long for.
-    ground = np.sort(edge, axis=1)[:, [(edge.shape[1] - 1) // 2, middle]].mean(axis=1)
-    if near_ground(edge, ground, _GROUND_LEVELS).mean() < _EDGE:
+def _margin(lines: Callable[[slice], np.ndarray], step: int) -> int:
+    """Rows of margin from the first one on, or back from the last one."""
+    start, most = min(step, 0), int(_GRID * _MAX_MARGIN)
+    edge = lines(slice(start, start + step, step))[:, 0]
+    ground = _medians(edge)
+    if np.count_nonzero(near_ground(edge, ground, _GROUND_LEVELS)) / edge.shape[1] < _EDGE:
         return 0
-    share = near_ground(planes, ground, _GROUND_LEVELS).mean(axis=1)
-    found = (
-        int(np.argmax(share[: int(_GRID * _MAX_MARGIN)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
-    )
-    if not found and (share[: int(_GRID * _MAX_MARGIN)] >= _WITH_WORDS).all():
-        found = int(_GRID * _MAX_MARGIN)
+    share = _shares(near_ground(lines(slice(start, start + most * step, step)), ground, _GROUND_LEVELS))
+    shown = share < _WITH_WORDS
+    found = int(np.argmax(shown)) if shown.any() else most
     end = found
     # Words end before the band does, and a band ends at once: what fades out is the picture's own sky.
     while end and share[end - 1] < _GROUND:
@@ -503,8 +533,8 @@ def _hashes(low: np.ndarray) -> np.ndarray:
     # Of a flat picture all but one coefficient are 0. As rounding leaves them they would make a hash like any other.
     low[np.abs(low) < _ROUNDING] = 0
     half = low.shape[1] // 2
-    middle = np.partition(low, (half - 1, half), axis=1)[:, half - 1 : half + 1].mean(axis=1, keepdims=True)
-    bits = low > middle
+    ranked = np.sort(low, axis=1)
+    bits = low > (ranked[:, half - 1 : half] + ranked[:, half : half + 1]) / 2
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
@@ -521,13 +551,25 @@ _SPLITS = ((1 / 2,), (1 / 3, 2 / 3))
 Box = tuple[float, float, float, float]
 
 
-def part_boxes(planes: np.ndarray, inside: Box) -> tuple[Box | None, list[Box]]:
+def part_boxes(colours: ColourPlanes, inside: Box) -> tuple[Box | None, list[Box]]:
     """Find the picture in a screen, None where there is none, and the cells of a collage, none where it is none.
 
-    `planes` are the colours of the picture at 256 x 256, uint8 (3, 256, 256); boxes are left, top, right, bottom in parts
-    of the sides, and `inside` what is within margins.
+    Boxes are left, top, right, bottom in parts of the sides, and `inside` what is within margins.
     """
-    return _inner(planes), _collage(planes, inside)
+    return _inner(colours), _collage(colours, inside)
+
+
+def _medians(rows: np.ndarray) -> np.ndarray:
+    """Medians of rows of bytes, float64 (n,)."""
+    # Bytes are counted, not compared, by a stable sort.
+    ranked = np.sort(rows, axis=1, kind="stable")
+    wide = ranked.shape[1]
+    return (ranked[:, (wide - 1) // 2] + ranked[:, wide // 2].astype(np.float64)) / 2
+
+
+def _shares(flags: np.ndarray) -> np.ndarray:
+    """Share of each row that is true, float64 (n,)."""
+    return np.add.reduce(flags, axis=1, dtype=np.uint16) / float(flags.shape[1])
 
 
 def near_ground(planes: np.ndarray, ground: np.ndarray, levels: int) -> np.ndarray:
@@ -542,8 +584,10 @@ def near_ground(planes: np.ndarray, ground: np.ndarray, levels: int) -> np.ndarr
     return near
 
 
-def _inner(planes: np.ndarray) -> Box | None:
-    red, green, blue = planes = planes[:, 1::2, 1::2]  # that is fine enough
+def _inner(colours: ColourPlanes) -> Box | None:
+    fine = slice(1, None, 2)  # that is fine enough
+    planes = np.ascontiguousarray(colours.part(fine, fine))
+    red, green, blue = planes
     side = planes.shape[1]
     codes = (red & np.uint8(0xF0)).astype(np.uint16)
     codes <<= 4
@@ -554,29 +598,31 @@ def _inner(planes: np.ndarray) -> Box | None:
     most = int(counts.argmax())
     if counts[most] < _SCREEN * side * side:
         return None
-    planes = np.ascontiguousarray(planes)
-    ground = np.median(planes.reshape(3, -1)[:, codes == most], axis=1)
+    ground = _medians(planes.reshape(3, -1).take(np.flatnonzero(codes == most), axis=1))
     shown = ~near_ground(planes, ground, _GROUND_LEVELS)
-    top, bottom = _longest(shown.mean(axis=1) >= _SHOWN)
+    top, bottom = _longest(_shares(shown) >= _SHOWN)
     if bottom - top < _LEAST_SIDE * side:
         return None
-    left, right = _longest(shown[top:bottom].mean(axis=0) >= _SHOWN)
+    left, right = _longest(_shares(shown[top:bottom].T) >= _SHOWN)
     if right - left < _LEAST_SIDE * side:
         return None
-    top, bottom = _longest(shown[:, left:right].mean(axis=1) >= _SHOWN)
+    top, bottom = _longest(_shares(shown[:, left:right]) >= _SHOWN)
     wide, high = (right - left) / side, (bottom - top) / side
     if min(wide, high) < _LEAST_SIDE or not _LEAST_AREA <= wide * high <= _MOST_AREA:
         return None
     return left / side, top / side, right / side, bottom / side
 
 
-def _collage(planes: np.ndarray, inside: Box) -> list[Box]:
+def _collage(colours: ColourPlanes, inside: Box) -> list[Box]:
     left, top, right, bottom = (round(place * _GRID) for place in inside)
-    red, green, blue = planes[:, top:bottom, left:right]
-    grey = red.astype(np.int16)
-    grey += green
-    grey += blue
-    across, down = _cells(grey[::2]), _cells(grey.T[::2])
+
+    def columns(start: int, stop: int) -> np.ndarray:
+        return colours.part(slice(top, bottom, 2), slice(left + start, left + stop))
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return colours.part(slice(top + start, top + stop), slice(left, right, 2)).swapaxes(1, 2)
+
+    across, down = _cells(columns, right - left), _cells(rows, bottom - top)
     if len(across) * len(down) == 1:
         return []
     return [
@@ -599,16 +645,16 @@ def _longest(shown: np.ndarray) -> tuple[int, int]:
     return found
 
 
-def _cells(grey: np.ndarray) -> list[tuple[int, int]]:
-    """Columns at which cells begin and end from left to right; of the sums of three colours."""
-    wide = grey.shape[1]
+def _cells(columns: Callable[[int, int], np.ndarray], wide: int) -> list[tuple[int, int]]:
+    """Columns at which cells begin and end from left to right, of so many, of which `columns` gives the colours of some."""
     around = round(_AROUND * wide)
     for places in _SPLITS:
         edges = [0]
         for place in places:
             start = round(place * wide) - around
-            lines = grey[:, start : start + 2 * around + 1]
-            window = (np.abs(np.diff(lines, axis=1)) >= 3 * _GROUND_LEVELS).mean(axis=0)
+            lines = np.add.reduce(columns(start, start + 2 * around + 1), axis=0, dtype=np.int16)
+            breaks = np.abs(lines[:, 1:] - lines[:, :-1]) >= 3 * _GROUND_LEVELS
+            window = _shares(breaks.T)
             at = np.flatnonzero(window >= _SEAM)
             # Lines all over are texture.
             if not len(at) or len(at) > _LINES or np.median(window) > _SEAM / 2:

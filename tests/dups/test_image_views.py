@@ -10,7 +10,7 @@ from icehouse.data.images import ORIENTATIONS, oriented, perceptual_hash
 from icehouse.data.transforms import GRADED
 from icehouse.dups import views as views_module
 from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, informative
-from icehouse.dups.views import colour_planes, content_box, near_ground, picture_views, view_hashes
+from icehouse.dups.views import ColourPlanes, content_box, near_ground, picture_views, view_hashes
 from PIL import Image, ImageDraw
 from toys import picture
 
@@ -54,7 +54,7 @@ def test_planes_are_what_pillow_scales_to(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     scaled = np.asarray(image.resize((256, 256), Image.Resampling.BOX))
-    assert np.array_equal(colour_planes(image), scaled.transpose(2, 0, 1))
+    assert np.array_equal(ColourPlanes.of(image).whole(), scaled.transpose(2, 0, 1))
 
 
 @given(ground=st.floats(0, 255).map(lambda level: round(level * 2) / 2), levels=st.integers(1, 40))

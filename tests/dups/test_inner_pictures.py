@@ -12,7 +12,7 @@ from icehouse.dups.confirm import PixelPairs
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import Duplicates
-from icehouse.dups.views import colour_planes, load_parts, part_boxes, picture_views
+from icehouse.dups.views import ColourPlanes, load_parts, part_boxes, picture_views
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFont
 from toys import shapes
@@ -45,7 +45,7 @@ def collage(images: list[Image.Image], gap: int = 6, columns: int = 2) -> Image.
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_picture_in_a_screen_is_found(dark: bool) -> None:
-    inner, cells = part_boxes(colour_planes(screen(shapes(1), dark)), EVERYTHING)
+    inner, cells = part_boxes(ColourPlanes.of(screen(shapes(1), dark)), EVERYTHING)
     assert inner == pytest.approx((0.1, 110 / 560, 0.9, 310 / 560), abs=0.02)
     assert cells == []
 
@@ -69,7 +69,7 @@ def test_cells_of_a_collage_are_found(count: int, columns: int, gap: int) -> Non
 def test_pictures_have_no_parts_by_chance() -> None:
     assert sum(picture_views(shapes(seed)).cells > 0 for seed in range(30)) <= 1
     for level in (0, 128, 255):
-        assert part_boxes(colour_planes(Image.new("RGB", (90, 70), (level,) * 3)), EVERYTHING) == (None, [])
+        assert part_boxes(ColourPlanes.of(Image.new("RGB", (90, 70), (level,) * 3)), EVERYTHING) == (None, [])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (17, 16)])

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from galleries import entry, filled, near
+from hypothesis import given
+from hypothesis import strategies as st
 from icehouse.data.sample_scenes import paint
 from icehouse.data.transforms import encode
+from icehouse.dups import quality
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.quality import FACTS, Facts, compare, detail, measure
 from icehouse.store.store import Store
@@ -160,6 +163,45 @@ def test_grey_pictures_do_not_lose_to_grey_ones(scene: Scene) -> None:
     tinted = ImageOps.colorize(grey, "#301800", "#ffeecc")
     assert abs(better(encode(grey.convert("RGB"), "png"), encode(tinted, "png"))) < 1
     assert fact(encode(tinted, "png"), "colour") < 3 < fact(encode(scene, "png"), "colour")
+
+
+@given(st.lists(st.floats(0, 255, width=32), min_size=1, max_size=70), st.integers(0, 100))
+def test_statistics_are_those_of_numpy(values: list[float], percent: int) -> None:
+    for kind in (np.float32, np.float64):
+        some = np.array(values, kind)
+        assert quality._median(some) == np.median(some)
+        assert quality._percentile(some, percent) == np.percentile(some, percent)
+        assert np.array_equal(
+            quality._median(some[:, None] * [1, 2]), np.median(some[:, None] * [1, 2], axis=0)
+        )
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_tiles_are_even_and_hold_each_place_once(high: int, wide: int) -> None:
+    tiles = quality._tiles(high, wide)
+    assert sorted(np.concatenate([one.ravel() for one in tiles]).tolist()) == list(range(high * wide))
+    assert sum(len(one) for one in tiles) == min(high, 5) * min(wide, 5)
+    for one in tiles:
+        rows, columns = np.divmod(one, wide)
+        for places, side in ((rows, high), (columns, wide)):
+            lengths = np.ptp(places, axis=1) + 1
+            assert set(lengths.tolist()) <= {max(side // 5, 1), -(-side // 5)}
+
+
+@pytest.mark.parametrize("step", [2.5, 7.0, 24.0, 47.0])
+def test_the_step_of_coefficients_is_found(step: float) -> None:
+    rng = np.random.default_rng(int(step))
+    multiples = np.sort(np.abs(rng.integers(0, 6, 300) * step + rng.normal(0, step / 20, 300)))
+    high = [
+        one
+        for one in [*np.arange(2, 12, 0.5), *np.arange(12, 48)]
+        if len(told := multiples[multiples >= 0.3 * one]) >= 48
+        and np.cos(2 * np.pi / one * told).mean() > 0.5
+    ]
+    assert step in high
+    assert quality._step(multiples.astype(np.float32)) == max(high)
+    assert quality._step(np.sort(rng.uniform(0, 100, 300)).astype(np.float32)) == 0
+    assert quality._step(multiples[:40].astype(np.float32)) == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (16, 16), (40, 9), (64, 64)])
