@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv as pcsv
 from dups_quality import Score, Truth, results, run
-from icehouse.dups.registration import StreamPictures
+from icehouse.dups.agreements import StreamPictures
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream, Item
 from icehouse.dups.window import Arrival, SlidingWindow

@@ -354,25 +354,36 @@ def _weights(start: np.ndarray, stop: np.ndarray, around: int) -> np.ndarray:
 
 def detail(pictures: np.ndarray, size: int) -> np.ndarray:
     """Pictures (..., s, s) without the mean of so many pixels around each, an odd number; their edges go on beyond them."""
-    mean = pictures
-    for axis in (-1, -2):
-        mean = np.swapaxes(mean, axis, -2)
-        before, after = (np.repeat(mean[..., end, :], size // 2, axis=-2) for end in ([0], [-1]))
-        mean = np.concatenate([before, mean, after], axis=-2)
-        # Sums of 1, 2, 4, ... pixels, of which those of any number are made.
-        total: Any = None
-        held, doubled = 0, 1
-        length = mean.shape[-2] - size + 1
-        while True:
-            if size & doubled:
-                part = mean[..., held : held + length, :]
-                total, held = part if total is None else total + part, held + doubled
-            if 2 * doubled > size:
-                break
-            mean = mean[..., :-doubled, :] + mean[..., doubled:, :]
-            doubled *= 2
-        mean = np.swapaxes(total, axis, -2)
-    return np.asarray(pictures - mean / np.float32(size * size))
+    *many, high, wide = pictures.shape
+    before = size // 2
+    across = np.empty((*many, high, wide + size - 1), pictures.dtype)
+    across[..., before : before + wide] = pictures
+    across[..., :before], across[..., before + wide :] = pictures[..., :1], pictures[..., -1:]
+    _add_next(across, size, 1)
+    down = np.empty((*many, high + size - 1, wide), pictures.dtype)
+    down[..., before : before + high, :] = across[..., :wide]
+    down[..., :before, :], down[..., before + high :, :] = across[..., :1, :wide], across[..., -1:, :wide]
+    _add_next(down, size, wide)
+    mean = down[..., :high, :] / np.float32(size * size)
+    return np.asarray(np.subtract(pictures, mean, out=mean))
+
+
+def _add_next(values: np.ndarray, count: int, step: int) -> None:
+    """Add to each value the next ones, `step` apart, so that it is the sum of `count`; the last ones have too few."""
+    # In one line, as short rows take longer. Sums of 1, 2, 4, ... values, of which those of any number are made.
+    line = values.reshape(-1)
+    length = len(line) - (count - 1) * step
+    some, held, doubled = line, 0, 1
+    total: Any = None
+    while True:
+        if count & doubled:
+            part = some[held * step : held * step + length]
+            total, held = part if total is None else total + part, held + doubled
+        if 2 * doubled > count:
+            break
+        some = some[: -doubled * step] + some[doubled * step :]
+        doubled *= 2
+    line[:length] = total
 
 
 # Eight orientations are eight times as many comparisons, and among pictures of one kind (solar cells, cloth) some are near a

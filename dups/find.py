@@ -27,6 +27,7 @@ from ..errors import StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store
 from ..store.vectors import Vectors
+from .agreements import Agreements
 from .calibration import check_expected
 from .default_calibration import (
     MOST_MAPPED,
@@ -61,7 +62,6 @@ from .pairs import (
     wide_pairs,
 )
 from .processes import one_thread, submit
-from .registration import Agreements
 from .results import (
     LABEL,
     PairWriter,

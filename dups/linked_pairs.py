@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import decode_content
+from .agreements import FEWEST_PAIRS, LOOSE, STRICT, TELLING, VAGUE, Agreements, least_agreement
 from .confirm import PixelPairs
 from .groups import group_pairs
 from .hashing import HashJoin, ViewHashes
-from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, VAGUE, Agreements, least_agreement
 from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:

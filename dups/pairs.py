@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .agreements import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .confirm import PixelPairs
 from .default_calibration import MAX_KEPT, NearCache, measure_digest
 from .engines import Engine, Exact, JoinOptions, pairs_of
@@ -26,7 +27,6 @@ from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pai
 from .join import RowSet, pair_cosines
 from .linked_pairs import AGREEING, pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
-from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
 from .views import VIEWS_VERSION

@@ -37,7 +37,7 @@ _AHEAD = 32  # so many sendings after the one that is asked for are done here, a
 _IDLE = 60.0  # seconds after which a process without work ends
 
 #: What those that are started beforehand load.
-_MODULES = (*(f"{__package__}.{name}" for name in ("groups", "registration", "views")), "scipy.fftpack")
+_MODULES = (*(f"{__package__}.{name}" for name in ("groups", "agreements", "views")), "scipy.fftpack")
 
 _started: list[Future[None]] = []
 

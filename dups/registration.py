@@ -10,30 +10,21 @@ a mirror image, blur, other levels; another photograph of a like thing does not.
 
 from __future__ import annotations
 
-import contextlib
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
-from ..data.images import decode_content, oriented
-from ..store.files import UNREADABLE_ARRAYS, keep_arrays
-from ..store.store import Store
+from ..data.images import oriented
 from .confirm import detail
-from .processes import measured
-
-#: Changes whenever other agreements would come of the same files.
-REGISTRATION_VERSION = 2
 
 #: Pixels of the longest side: as a picture is kept, as it is compared, and as its blocks are looked for.
-_SOURCE, _FRAME, _COARSE = 448, 224, 64
+_SOURCE, FRAME, _COARSE = 448, 224, 64
 
 #: Pixels a side of a block that is looked for, most blocks a side, and levels of detail that one needs at least.
 _BLOCK, _GRID, _PLAIN = 16, 5, 1.5
@@ -77,36 +68,13 @@ _TELLING = 0.08  # share of the frequencies of a window that tell something, at 
 #: Of the windows' agreement: half of them, as words and stickers hide the rest, and nearly all, as charts share their axes.
 _QUANTILES = (0.15, 0.5)
 
-#: Agreement that copies have at least, in sets where unrelated pictures hardly agree, and where they agree as neighbouring
-#: wafers do. Which it is, is told by a quantile of pairs that are no copies, and how far it lies above chance.
-LOOSE, STRICT = 0.5, 0.845
-_UNRELATED, _CHANCE, _STEEPER, FEWEST_PAIRS = 0.6, 0.05, 1.65, 20
-
-#: Times the evidence of a pair that is one whatever its pixels say: a slant may keep pictures from being registered.
-BEYOND_DOUBT = 2.0
-#: Agreement from which on pictures that do not agree enough are told as variants all the same.
-VAGUE = 0.35
-#: Where copies are asked for less, as much evidence as a pair needs by itself lets them agree less.
-TELLING = 0.6
-
-_FILE = "agreements.npz"
-
-#: Pairs whose agreement is kept, and pictures that are held at once.
-_KEPT, _HELD = 500_000, 48
-
-#: Of a stream: pictures that are held, at 200 KB at most; pairs whose agreement is known; and how many of these tell how far
-#: its unrelated pictures agree.
-_LATEST, _PAIRS, _RECORD = 256, 8192, 300
-
-#: Agreement that copies in a stream are asked for before its pairs tell how far unrelated ones agree.
-_UNTOLD = 0.75
-
 
 @dataclass
 class Picture:
     """A picture in grey, uint8, of at most `_SOURCE` pixels a side, and what comparing it with others needs again."""
 
     grey: np.ndarray
+    _small: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[_Trial, ...], _Blocks] = field(default_factory=dict, repr=False)
     _field: _Field | None = field(default=None, repr=False)
     _frames: dict[int, _Frame] = field(default_factory=dict, repr=False)
@@ -128,6 +96,12 @@ class Picture:
         how = Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS
         return np.asarray(self._image().resize(size[::-1], how, reducing_gap=2.0))
 
+    def small(self, size: tuple[int, int]) -> np.ndarray:
+        """Detail of the picture at a size at which blocks are cut out of it or looked for."""
+        if size not in self._small:
+            self._small[size] = detail(self.scaled(size), 9)
+        return self._small[size]
+
     def size(self, longest: float) -> tuple[int, int]:
         """Height and width at which its longest side has so many pixels."""
         high, wide = self.grey.shape
@@ -143,18 +117,19 @@ class Picture:
     def searched(self) -> _Field:
         """The picture as blocks of others are looked for in it."""
         if self._field is None:
-            self._field = _Field.of(detail(self.scaled(self.size(_COARSE)), 9))
+            self._field = _Field.of(self.small(self.size(_COARSE)))
         return self._field
 
-    def frame(self, longest: int, side: int) -> _Frame:
+    def frame(self, longest: int, side: int, reach: int) -> _Frame:
         """The picture at a size, as others are laid over it."""
         if longest not in self._frames:
-            self._frames[longest] = _Frame.of(self.scaled(self.size(longest)), side)
+            shown = self.scaled(self.size(longest))
+            self._frames[longest] = _Frame.of(shown, side, reach, np.array(self.grey.shape) / shown.shape)
         return self._frames[longest]
 
     def reduced(self, times: float) -> Image.Image:
         """The picture to be sampled at every so many pixels, smaller by about as much."""
-        step = max(int(np.floor(_LEVELS * np.log2(times * _ALIASED))), 0)
+        step = max(math.floor(_LEVELS * math.log2(times * _ALIASED)), 0)
         if not step:
             return self._image()
         if step not in self._reduced:
@@ -164,13 +139,16 @@ class Picture:
 
     def strip(self) -> None:
         """Let go of all but its pixels."""
+        self._small.clear()
         self._blocks.clear()
         self._frames.clear()
         self._reduced.clear()
         self._field = None
 
     def _image(self) -> Image.Image:
-        return Image.fromarray(self.grey.astype(np.float32))
+        if 0 not in self._reduced:
+            self._reduced[0] = Image.fromarray(self.grey.astype(np.float32))
+        return self._reduced[0]
 
 
 @cache
@@ -193,9 +171,9 @@ class _Blocks:
     They are looked for by their lowest cosines, which tell them apart as well as their pixels do.
     """
 
+    there: np.ndarray  # bool (trials, most)
     centres: np.ndarray  # complex64 (trials, most): x + iy
-    cosines: np.ndarray  # float32 (trials, most, k * k), of unit norm; the first is 0
-    count: np.ndarray  # int64 (trials,)
+    cosines: np.ndarray  # float32 (blocks, k * k), of those that are there, of unit norm; the first is 0
     #: float64 (trials, 2, 3): places (y, x) of the whole picture to places among these blocks
     placed: np.ndarray
     #: complex64 (trials, pairs): one over the way from the first to the second of two blocks, 0 where they overlap much
@@ -203,27 +181,29 @@ class _Blocks:
 
     @classmethod
     def of(cls, picture: Picture, trials: tuple[_Trial, ...]) -> _Blocks:
-        most, k = _GRID**2, _KEPT_COSINES
-        shape = len(trials), most
-        centres, cosines = np.zeros(shape, np.complex64), np.zeros((*shape, k, k), np.float32)
-        count, placed = np.zeros(len(trials), np.int64), np.zeros((len(trials), 2, 3))
-        cut: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-        for row, (size, orientation) in enumerate(trials):
-            if size not in cut:
-                cut[size] = _cut_blocks(detail(picture.scaled(size), 9))
-            middle, told = cut[size]
-            count[row] = len(middle)
-            turn = _turn(orientation, size)
-            y, x = turn[:, :2] @ [middle.imag, middle.real] + turn[:, 2:]
-            centres[row, : len(middle)] = x + 1j * y
-            cosines[row, : len(middle)] = oriented(told)[:, orientation] if orientation else told
-            placed[row] = turn
-            placed[row, :, :2] *= np.array(size) / picture.grey.shape
-        i, j = _pairs_of(most)
-        way = centres[:, j] - centres[:, i]
-        far = (np.abs(way) > _BLOCK * 0.9) & (j < count[:, None])
+        sizes = list(dict.fromkeys(size for size, _ in trials))
+        cut = {size: _cut_blocks(picture.small(size)) for size in sizes}
+        parts = dict(zip(sizes, _block_cosines([pixels for pixels, _ in cut.values()]), strict=True))
+        turned = {size: oriented(parts[size]) for size in {size for size, way in trials if way}}
+        told = [turned[size][:, way] if way else parts[size] for size, way in trials]
+        cosines = np.concatenate(told).astype(np.float32).reshape(-1, _KEPT_COSINES**2)
+
+        shape = len(trials), _GRID**2
+        there = np.arange(shape[1]) < np.array([[len(each)] for each in told])
+        placed = np.array([_turn(orientation, size) for size, orientation in trials])
+        upright = np.zeros(shape, complex)
+        upright[there] = np.concatenate([cut[size][1] for size, _ in trials])
+        y, x = (
+            turn[:, :1] * upright.imag + turn[:, 1:2] * upright.real + turn[:, 2:]
+            for turn in (placed[:, 0], placed[:, 1])
+        )
+        centres = np.where(there, x + 1j * y, 0).astype(np.complex64)
+        placed[:, :, :2] *= np.array([[size] for size, _ in trials]) / picture.grey.shape
+        i, j = _pairs_of(shape[1])
+        way = centres.take(j, axis=1) - centres.take(i, axis=1)
+        far = (np.square(way.real) + np.square(way.imag) > (_BLOCK * 0.9) ** 2) & there.take(j, axis=1)
         apart = np.where(far, 1 / np.where(far, way, 1), 0).astype(np.complex64)
-        return cls(centres, cosines.reshape(*shape, k * k), count, placed, apart)
+        return cls(there, centres, cosines, placed, apart)
 
 
 @cache
@@ -232,22 +212,40 @@ def _pairs_of(count: int) -> tuple[np.ndarray, ...]:
 
 
 def _cut_blocks(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of a small picture that show something: centres, complex (m,), and cosines; none where there are few."""
+    """Blocks of a small picture that show something: pixels (m, side, side) and centres, complex; none if they are few."""
     if min(small.shape) < _BLOCK:
-        return np.empty(0, complex), np.empty((0, _KEPT_COSINES, _KEPT_COSINES), np.float32)
-    room = [side - _BLOCK for side in small.shape]
+        return np.empty((0, _BLOCK, _BLOCK), np.float32), np.empty(0, complex)
+    down, across, centres = _grid((small.shape[0], small.shape[1]))
+    room = [side - _BLOCK + 1 for side in small.shape]
+    every = as_strided(small, (*room, _BLOCK, _BLOCK), 2 * small.strides)
+    cut = every[down, across].reshape(-1, _BLOCK, _BLOCK)
+    kept = cut.std(axis=(1, 2)) > _PLAIN
+    kept &= np.count_nonzero(kept) >= 3
+    return cut[kept], centres[kept]
+
+
+def _block_cosines(cut: list[np.ndarray]) -> list[np.ndarray]:
+    """The lowest cosines of blocks, (m, k, k) of each list of them, of unit norm without their mean."""
+    k, pixels = _KEPT_COSINES, np.concatenate(cut)
+    down = _cosines().T @ pixels.transpose(1, 0, 2).reshape(_BLOCK, -1)
+    both = (down.reshape(-1, _BLOCK) @ _cosines()).reshape(k, -1, k).transpose(1, 0, 2)
+    cosines = np.ascontiguousarray(both).reshape(-1, k * k)
+    cosines[:, 0] = 0
+    cosines /= np.maximum(np.sqrt(np.square(cosines).sum(axis=1, keepdims=True)), 1e-6)
+    return np.split(cosines.reshape(-1, k, k), np.cumsum([len(each) for each in cut])[:-1])
+
+
+@lru_cache(256)
+def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First rows (m, 1) and columns (n,) of the blocks of a picture of that shape, and their centres, complex (m * n,)."""
+    room = [side - _BLOCK for side in shape]
     counts = [min(int(most / (_BLOCK * 0.6)) + 1, _GRID) for most in room]
     down, across = (np.linspace(0, *each).round().astype(int) for each in zip(room, counts, strict=True))
-    cut = sliding_window_view(small, (_BLOCK, _BLOCK))[down[:, None], across].reshape(-1, _BLOCK, _BLOCK)
     centres = (across + 1j * down[:, None]).ravel() + (1 + 1j) * _BLOCK / 2
-    kept = cut.std(axis=(1, 2)) > _PLAIN
-    kept &= kept.sum() >= 3
-    cosines = _cosines().T @ cut[kept] @ _cosines()
-    cosines[:, 0, 0] = 0
-    cosines /= np.maximum(np.sqrt(np.square(cosines).sum(axis=(1, 2), keepdims=True)), 1e-6)
-    return centres[kept], cosines
+    return down[:, None], across, centres
 
 
+@lru_cache(256)
 def _turn(orientation: int, shape: tuple[int, int]) -> np.ndarray:
     """Places (y, x) of a picture to those in one of its orientations, see `oriented`; float64 (2, 3)."""
     swapped, way = divmod(orientation, 4)
@@ -273,75 +271,99 @@ class _Field:
         shape, k = (small.shape[0], small.shape[1]), _KEPT_COSINES
         if min(shape) < _BLOCK:
             return cls(shape, None)
-        rows = sliding_window_view(small, _BLOCK, axis=1) @ _cosines()
-        made = np.ascontiguousarray(sliding_window_view(rows, _BLOCK, axis=0)) @ _cosines()
-        cosines = made.transpose(3, 2, 0, 1).reshape(k * k, -1)
-        cosines[0] = 0
-        cosines /= np.maximum(np.sqrt(np.square(cosines).sum(axis=0)), _BLOCK * _PLAIN)
-        return cls(shape, cosines)
+        high, wide = (side - _BLOCK + 1 for side in shape)
+        line, pixel = small.strides
+        across = as_strided(small, (_BLOCK, shape[0], wide), (pixel, line, pixel)).reshape(_BLOCK, -1)
+        rows = _cosines().T @ across  # of each row of pixels, (k, shape[0] * wide)
+        down = as_strided(rows, (k, _BLOCK, high * wide), (rows.strides[0], wide * pixel, pixel))
+        made = (_cosines().T @ np.ascontiguousarray(down)).transpose(1, 0, 2).reshape(k * k, -1)
+        made[0] = 0
+        made /= np.maximum(np.sqrt(np.square(made).sum(axis=0)), _BLOCK * _PLAIN)
+        return cls(shape, made)
 
     def find(self, blocks: _Blocks) -> tuple[np.ndarray, np.ndarray]:
         """The two best places of each block, complex64 (trials, 2, most), and their correlations."""
         assert self.cosines is not None
-        trials, most = blocks.centres.shape
         high, wide = (side - _BLOCK + 1 for side in self.shape)
-        seen = blocks.cosines.reshape(trials * most, -1) @ self.cosines
-        places = np.empty((2, trials * most), np.complex64)
-        values = np.empty((2, trials * most), np.float32)
-        rows = np.arange(trials * most)
+        seen = blocks.cosines @ self.cosines
+        line, first = seen.reshape(-1), np.arange(len(seen)) * seen.shape[1]
+        trials, most = blocks.there.shape
+        places, values = np.zeros((trials, 2, most), np.complex64), np.zeros((trials, 2, most), np.float32)
         for turn in range(2):
             best = seen.argmax(axis=1)
             y, x = np.divmod(best, wide)
-            places[turn] = x + 1j * y + (1 + 1j) * _BLOCK / 2
-            values[turn] = seen[rows, best]
+            places[:, turn][blocks.there] = x + 1j * y + (1 + 1j) * _BLOCK / 2
+            values[:, turn][blocks.there] = line[first + best]
             if not turn:
-                down = np.clip(y[:, None] + np.arange(-2, 3), 0, high - 1)
-                across = np.clip(x[:, None] + np.arange(-2, 3), 0, wide - 1)
-                seen[rows[:, None, None], down[:, :, None] * wide + across[:, None, :]] = -1
-        places, values = (each.reshape(2, trials, most).transpose(1, 0, 2) for each in (places, values))
-        return np.ascontiguousarray(places), np.ascontiguousarray(values)
+                down, across = (
+                    np.minimum(np.maximum(at[:, None] + np.arange(-2, 3), 0), room - 1)
+                    for at, room in ((y, high), (x, wide))
+                )
+                line[(first[:, None] + down * wide)[:, :, None] + across[:, None]] = -1
+        return places, values
 
 
-def _votes(blocks: _Blocks, field: _Field) -> Iterator[tuple[float, float, np.ndarray]]:
-    """For each trial the similarity that most of its blocks vote for.
+@dataclass(frozen=True)
+class _Vote:
+    """Blocks that agree on a similarity."""
 
-    Support, the share of blocks, and float64 (2, 3): places of the picture of the blocks to those of the small one.
-    """
-    places, values = field.find(blocks)
-    i, j = _pairs_of(places.shape[2])
-    telling = values > _LEAST_VOTE
-    # z -> a z + b takes two blocks where they are seen.
-    a = (places[:, None, :, j] - places[:, :, None, i]) * blocks.apart[:, None, None]
-    size = np.square(a.real) + np.square(a.imag)
-    fits = (size > (1 - _SCALE_OFF) ** 2) & (size < (1 + _SCALE_OFF) ** 2)
-    fits &= np.abs(a.imag) < np.float32(np.tan(_TURN)) * a.real
-    fits &= telling[:, :, None, i]
-    fits &= telling[:, None, :, j]
-    trial, p, q, pair = np.nonzero(fits)
-    if not len(trial):
-        return
-    a = a[trial, p, q, pair]
-    b = places[trial, p, i[pair]] - a * blocks.centres[trial, i[pair]]
-    away = (a[:, None] * blocks.centres[trial] + b[:, None])[:, None] - places[trial]
-    near = np.square(away.real) + np.square(away.imag) < _NEAR**2
-    support = np.where(near, np.square(values)[trial], 0).max(axis=1)
-    total = support.sum(axis=1)
-    starts = np.flatnonzero(np.diff(trial, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(trial)]):
-        best, row = start + int(total[start:stop].argmax()), int(trial[start])
-        there = support[best] > 0
-        weight = support[best][there].astype(float)
-        centres = blocks.centres[row][there].astype(complex)
-        targets = np.where(near[best, 0], *places[row])[there].astype(complex)
+    support: float
+    share: float  # of all blocks
+    weight: np.ndarray  # float32 (most,)
+    centres: np.ndarray  # complex64 (most,)
+    targets: np.ndarray  # complex64 (most,): where they are seen
+    blocks: np.ndarray  # float64 (2, 3): places of the whole picture to those of the blocks
+
+    def placed(self) -> np.ndarray:
+        """The similarity that fits them best, float64 (2, 3): places of their picture to those of the small one."""
+        there = self.weight > 0
+        weight = self.weight[there].astype(float)
+        centres, targets = self.centres[there].astype(complex), self.targets[there].astype(complex)
         whole = weight.sum()
         middle, aim = weight @ centres / whole, weight @ targets / whole
         around = centres - middle
         slope = (weight * around.conj()) @ (targets - aim) / max((weight * around.conj()) @ around, 1e-6)
         shift = aim - slope * middle
         turn = np.array([[slope.real, slope.imag], [-slope.imag, slope.real]])
-        placed = turn @ blocks.placed[row]
+        placed = turn @ self.blocks
         placed[:, 2] += [shift.imag, shift.real]
-        yield float(whole / np.sqrt(blocks.count[row])), float(there.sum() / blocks.count[row]), placed
+        return np.asarray(placed)
+
+
+def _votes(blocks: _Blocks, field: _Field) -> Iterator[_Vote]:
+    """For each trial what most of its blocks vote for."""
+    places, values = field.find(blocks)
+    i, j = _pairs_of(places.shape[2])
+    telling = values > _LEAST_VOTE
+    # z -> a z + b takes two blocks where they are seen.
+    one, two = places.take(i, axis=2), places.take(j, axis=2)
+    a = (two[:, None] - one[:, :, None]) * blocks.apart[:, None, None]
+    size = np.square(a.real) + np.square(a.imag)
+    fits = (size > (1 - _SCALE_OFF) ** 2) & (size < (1 + _SCALE_OFF) ** 2)
+    fits &= np.abs(a.imag) < np.float32(np.tan(_TURN)) * a.real
+    fits &= telling.take(i, axis=2)[:, :, None]
+    fits &= telling.take(j, axis=2)[:, None]
+    chosen = np.flatnonzero(fits)
+    trial, p, _, pair = np.unravel_index(chosen, fits.shape)
+    a = a.reshape(-1)[chosen]
+    b = one[trial, p, pair] - a * blocks.centres[trial, i[pair]]
+    away = (a[:, None] * blocks.centres[trial] + b[:, None])[:, None] - places[trial]
+    near = np.square(away.real) + np.square(away.imag) < _NEAR**2
+    support = np.where(near, np.square(values)[trial], 0).max(axis=1)
+    total = support.sum(axis=1)
+    counts = np.count_nonzero(blocks.there, axis=1).tolist()
+    starts = np.flatnonzero(np.diff(trial, prepend=-1)).tolist()
+    for start, stop in pairwise([*starts, len(trial)]):
+        best, row = start + int(total[start:stop].argmax()), int(trial[start])
+        weight = support[best]
+        yield _Vote(
+            float(weight.sum(dtype=float)) / math.sqrt(counts[row]),
+            np.count_nonzero(weight) / counts[row],
+            weight,
+            blocks.centres[row],
+            np.where(near[best, 0], *places[row]),
+            blocks.placed[row],
+        )
 
 
 def _trials(one: Picture, two: Picture) -> Iterator[tuple[_Trial, ...]]:
@@ -365,7 +387,7 @@ def agreement(one: Picture, two: Picture) -> float:
         return -1.0
     back = np.array([[side / small] for side, small in zip(two.grey.shape, where.shape, strict=True)])
     corners = _corners(one.grey.shape)
-    tried: list[tuple[float, np.ndarray]] = []
+    tried: list[_Vote] = []
     seen: list[np.ndarray] = []
     best = -1.0
 
@@ -379,16 +401,16 @@ def agreement(one: Picture, two: Picture) -> float:
         return agreed
 
     for trials in _trials(one, two):
-        for support, share, placed in _votes(one.blocks(trials), where):
-            if share >= _CLEAR:
-                best = max(best, look(back * placed))
+        for vote in _votes(one.blocks(trials), where):
+            if vote.share >= _CLEAR:
+                best = max(best, look(back * vote.placed()))
                 if best >= _ENOUGH:
                     return best
-            elif support >= _LEAST_SUPPORT:
-                tried.append((support, back * placed))
-    tried.sort(key=lambda trial: -trial[0])
-    for _, placed in tried[:_TRIED]:
-        best = max(best, look(placed))
+            elif vote.support >= _LEAST_SUPPORT:
+                tried.append(vote)
+    tried.sort(key=lambda vote: -vote.support)
+    for vote in tried[:_TRIED]:
+        best = max(best, look(back * vote.placed()))
         if best >= _CERTAIN:
             break
     return best
@@ -400,22 +422,34 @@ class _Frame:
 
     shape: tuple[int, int]
     side: int  # of a block
-    blocks: np.ndarray  # float32 (down * side, across * side): detail, without the mean of each block
-    energy: np.ndarray  # float32 (down, across)
-    centres: np.ndarray  # float64 (down * across, 2)
+    reach: int  # pixels that each may move
+    grid: tuple[int, int]  # blocks down and across
+    step: np.ndarray  # float64 (2,): pixels of the whole picture from one to the next
+    centres: np.ndarray  # float64 (blocks, 2)
+    places: np.ndarray  # float64 (blocks, 3): these in the whole picture, and 1
+    #: float32 (blocks, moves, side * (side + 2 * reach)): detail of each block without its mean, moved across by so many
+    #: pixels, with zeros beside it: the products of all moves across are one matrix product
+    blocks: np.ndarray
+    energy: np.ndarray  # float32 (blocks,)
     spectra: _Spectra | None  # None where there is no room for a window
 
     @classmethod
-    def of(cls, shown: np.ndarray, side: int) -> _Frame:
+    def of(cls, shown: np.ndarray, side: int, reach: int, step: np.ndarray) -> _Frame:
         high, wide = shown.shape
         down, across = high // side, wide // side
-        blocks = detail(shown, 9)[: down * side, : across * side].reshape(down, side, across, side)
-        blocks = blocks - blocks.mean(axis=(1, 3), keepdims=True)
-        grid = np.stack(np.meshgrid(np.arange(down), np.arange(across), indexing="ij"), axis=2)
-        centres = (grid.reshape(-1, 2) + 0.5) * side
-        energy = np.square(blocks).sum(axis=(1, 3))
-        blocks = blocks.reshape(down * side, across * side)
-        return cls((high, wide), side, blocks, energy, centres, _Spectra.of(shown))
+        squares = detail(shown, 9)[: down * side, : across * side].reshape(down, side, across, side)
+        cut = squares.transpose(0, 2, 1, 3).reshape(down * across, side, side)
+        cut = cut - cut.mean(axis=(1, 2), keepdims=True)
+        moves, around = 2 * reach + 1, side + 2 * reach
+        moved = np.zeros((len(cut), moves, side, around), np.float32)
+        for move in range(moves):
+            moved[:, move, :, move : move + side] = cut
+        centres = (np.indices((down, across)).reshape(2, -1).T + 0.5) * side
+        places = np.column_stack([centres * step, np.ones(len(cut))])
+        blocks = moved.reshape(len(cut), moves, -1)
+        energy = np.square(cut).sum(axis=(1, 2))
+        grid, spectra = (down, across), _Spectra.of(shown)
+        return cls((high, wide), side, reach, grid, step, centres, places, blocks, energy, spectra)
 
 
 def _refined(one: Picture, two: Picture, placed: np.ndarray) -> tuple[float, np.ndarray]:
@@ -437,27 +471,27 @@ def _inverse(placed: np.ndarray) -> np.ndarray:
 
 def _laid_over(one: Picture, two: Picture, placed: np.ndarray) -> tuple[float, np.ndarray]:
     """Refine where places of the frame `one` are in `two`, and compare what is there."""
-    corners, agreed = _corners(one.grey.shape), -1.0
+    corners = _corners(one.grey.shape)
     for turn, (longest, side, reach) in enumerate(_ROUNDS):
-        frame = one.frame(longest, side)
-        step = np.array(one.grey.shape) / frame.shape
+        frame = one.frame(longest, side, reach)
         if turn < 2:
-            laid, there = _sampled(two, placed, step, frame.shape)
-        moves = _moved(frame, laid, there, reach)
-        found = None if moves is None else _fitted(moves, frame, placed, step)
+            laid, there = _sampled(two, placed, frame)
+        moves = _moved(frame, laid, there)
+        found = None if moves is None else _fitted(moves, frame, placed)
         if moves is None or found is None or _times(found[0]) <= _FLAT:
             return -1.0, placed
         if not turn and (moves[2] < _LEAST_MATCH or found[1] < _LEAST_KEPT):
             return 0.0, placed
-        moved = np.abs((found[0] - placed) @ corners).max() / (_times(found[0]) * step.max())
+        moved = np.abs((found[0] - placed) @ corners).max() / (_times(found[0]) * frame.step.max())
         placed = found[0]
-        laid, there = _sampled(two, placed, step, frame.shape)
-        agreed = _coherence(frame, laid, there)
-        if not turn and agreed < _HOPELESS:
-            return max(agreed - _FINER, -1.0), placed
-        if turn and moved < _SETTLED:
+        laid, there = _sampled(two, placed, frame)
+        if not turn:
+            agreed = _coherence(frame, laid, there)
+            if agreed < _HOPELESS:
+                return max(agreed - _FINER, -1.0), placed
+        elif moved < _SETTLED:
             break
-    return agreed, placed
+    return _coherence(frame, laid, there), placed
 
 
 def _corners(shape: tuple[int, ...]) -> np.ndarray:
@@ -465,128 +499,158 @@ def _corners(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fitted(
-    moved: tuple[np.ndarray, np.ndarray, float], frame: _Frame, placed: np.ndarray, step: np.ndarray
+    moved: tuple[np.ndarray, np.ndarray, float], frame: _Frame, placed: np.ndarray
 ) -> tuple[np.ndarray, float] | None:
     """What `placed` should be, by where the blocks of the frame are found; None if too few are, and the share of those."""
     targets, weight, _ = moved
     # From places in the frame to where the other one was sampled.
-    table = np.column_stack([frame.centres * step, np.ones(len(targets))])
-    found = (targets * step) @ placed[:, :2].T + placed[:, 2]
+    found = (targets * frame.step) @ placed[:, :2].T + placed[:, 2]
     kept = weight > 0
-    solved = placed.T
     for _ in range(3):
-        weighted = (table * np.where(kept, weight, 0)[:, None]).T
+        weighted = frame.places.T * np.where(kept, weight, 0)
         try:
-            solved = np.linalg.solve(weighted @ table, weighted @ found)
+            solved = np.linalg.solve(weighted @ frame.places, weighted @ found)
         except np.linalg.LinAlgError:  # all in one line
             return None
-        off = np.abs(table @ solved - found).max(axis=1) / _times(placed)
-        middle = float(_quantiles(off[kept], (0.5,))[0])
-        kept = (weight > 0) & (off < 1.5 * max(middle, step.max()))
-        if kept.sum() < _FEWEST:
+        off = np.abs(frame.places @ solved - found)
+        off = np.maximum(off[:, 0], off[:, 1]) / _times(placed)
+        middle = _quantiles(off[kept], (0.5,))[0]
+        kept = (weight > 0) & (off < 1.5 * max(middle, frame.step.max()))
+        if np.count_nonzero(kept) < _FEWEST:
             return None
-    return (np.asarray(solved.T), float(kept.mean())) if np.isfinite(solved).all() else None
+    share = np.count_nonzero(kept) / len(kept)
+    return (np.asarray(solved.T), share) if np.isfinite(solved).all() else None
 
 
-def _quantiles(values: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+def _quantiles(values: np.ndarray, shares: tuple[float, ...]) -> list[float]:
     """As `numpy.quantile`, which takes a hundred times as long for as few values as these."""
-    ranked = np.sort(values)
-    return np.interp(np.array(shares) * (len(ranked) - 1), np.arange(len(ranked)), ranked)
+    ranked, last = np.sort(values), len(values) - 1
+    told = []
+    for at in (share * last for share in shares):
+        low, high = (float(ranked[min(k, last)]) for k in (int(at), int(at) + 1))
+        told.append((high - low) * (at - int(at)) + low)
+    return told
 
 
 def _times(placed: np.ndarray) -> float:
     """Factor by which a map enlarges."""
-    return max(float(np.sqrt(abs(placed[0, 0] * placed[1, 1] - placed[0, 1] * placed[1, 0]))), _FLAT)
+    (a, b), (c, d) = placed[:, :2].tolist()
+    return max(math.sqrt(abs(a * d - b * c)), _FLAT)
 
 
-def _sampled(
-    picture: Picture, placed: np.ndarray, step: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray | None]:
+#: For each row of pixels the first that there is something at, and the one after the last.
+_Span = tuple[np.ndarray, np.ndarray]
+
+
+def _sampled(picture: Picture, placed: np.ndarray, frame: _Frame) -> tuple[np.ndarray, _Span | None]:
     """Sample a picture at ``placed`` of the places of a frame, and tell where it has any; None for everywhere."""
-    matrix = placed[:, :2] * step
+    matrix = placed[:, :2] * frame.step
     level = picture.reduced(_times(matrix))
-    sides = np.array([level.height, level.width])
-    smaller = sides / picture.grey.shape
-    matrix = np.column_stack([matrix * smaller[:, None], placed[:, 2] * smaller])
-    (a, b, y), (c, d, x) = matrix.tolist()
+    sides = level.height, level.width
+    smaller = np.array(sides) / picture.grey.shape
+    (a, b), (c, d) = (matrix * smaller[:, None]).tolist()
+    y, x = (placed[:, 2] * smaller).tolist()
     how = Image.Transform.AFFINE, (d, c, x, b, a, y), Image.Resampling.BILINEAR
-    laid = np.asarray(level.transform(size[::-1], *how, fillcolor=_OUTSIDE))
-    ends = matrix @ _corners(size)
-    if (ends >= 0).all() and (ends <= sides[:, None]).all():
+    high, wide = frame.shape
+    laid = np.asarray(level.transform((wide, high), *how, fillcolor=_OUTSIDE))
+    first, last = np.zeros(high), np.full(high, float(wide))
+    down, inside = np.arange(high) + 0.5, True
+    for (along, across, start), most in zip(((a, b, y), (c, d, x)), sides, strict=True):
+        ends = [start + k * along * high + m * across * wide for k in (0, 1) for m in (0, 1)]
+        if min(ends) >= 0 and max(ends) <= most:
+            continue
+        inside = False
+        at = down * along + start
+        if abs(across) * wide < 1e-9:
+            last[(at < 0) | (at > most)] = 0
+        else:
+            near, far = -at / across, (most - at) / across
+            np.maximum(first, np.minimum(near, far), out=first)
+            np.minimum(last, np.maximum(near, far), out=last)
+    if inside:
         return laid, None
-    down, across = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
-    there = np.ones(size, bool)
-    for at, most in ((a * down + (b * across + y), sides[0]), (c * down + (d * across + x), sides[1])):
-        there &= (at >= 0) & (at <= most)
-    return laid, there
+    first = np.ceil(first - 0.5)
+    return laid, (first, np.maximum(np.floor(last + 0.5), first))
+
+
+def _covered(there: _Span, side: int, step: int, counts: tuple[int, int]) -> np.ndarray:
+    """Pixels that there is something at in squares of `side` pixels, `step` from one to the next, (down, across)."""
+    starts = np.arange(counts[1]) * float(step)
+    first, last = (each[:, None] for each in there)
+    inside = np.maximum(np.minimum(last, starts + side) - np.maximum(first, starts), 0)
+    return _stretches(len(inside), side, step, counts[0]) @ inside.astype(np.float32)
 
 
 def _moved(
-    frame: _Frame, laid: np.ndarray, there: np.ndarray | None, reach: int
+    frame: _Frame, laid: np.ndarray, there: _Span | None
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Best places of blocks of the frame in what is laid over it, (m, 2), weights, and their mean correlation."""
-    side, (down, across) = frame.side, frame.energy.shape
+    side, reach, (down, across) = frame.side, frame.reach, frame.grid
     if down * across < _FEWEST:
         return None
-    high, wide = down * side, across * side
+    moves, wide = 2 * reach + 1, side + 2 * reach
+    around = _with_edges(detail(laid, 9), reach)
+    # For each column of blocks a strip, so that the rows of pixels around a block follow one another.
+    line, pixel = around.strides
+    strips = as_strided(around, (across, len(around), wide), (side * pixel, line, pixel)).copy()
+    strip, line, pixel = strips.strides
+    parts = as_strided(strips, (down, across, moves, side * wide), (side * line, strip, line, pixel))
+    seen = parts.reshape(-1, moves, side * wide) @ frame.blocks.transpose(0, 2, 1)
+    seen = seen.reshape(-1, moves * moves)
+    both = np.stack([strips, np.square(strips)]) @ _stretches(wide, side, side, 1, moves).T
+    both = _stretches(len(around), side, side, down, moves) @ both
+    both = both.reshape(2, across, down, moves, moves).transpose(0, 2, 1, 3, 4)
+    sums, squares = both.reshape(2, *seen.shape)
+    own = squares - np.square(sums) / np.float32(side**2)
+    seen /= np.sqrt(np.maximum(frame.energy[:, None] * own, 1e-3))
+    best = seen.argmax(axis=1)
+    value = seen.reshape(-1)[best + np.arange(len(seen)) * seen.shape[1]]
     whole: np.ndarray | bool = True
     if there is not None:
-        whole = (there[:high, :wide].reshape(down, side, across, side).mean(axis=(1, 3)) > 0.9).ravel()
-    around = np.pad(detail(laid, 9), reach, mode="edge")
-    moves = 2 * reach + 1
-    seen = np.empty((moves, moves, down, across), np.float32)
-    rows, columns = _stretches(high, side, side, down, 1), _stretches(wide, side, side, across, 1).T
-    for y in range(moves):
-        for x in range(moves):
-            seen[y, x] = rows @ (around[y : y + high, x : x + wide] * frame.blocks) @ columns
-    sums, squares = (
-        _sums(values, side, side, (down, across), moves) for values in (around, np.square(around))
-    )
-    own = (squares - np.square(sums) / side**2).reshape(moves, down, moves, across).transpose(0, 2, 1, 3)
-    seen = (seen / np.sqrt(np.maximum(frame.energy * own, 1e-3))).reshape(moves, moves, -1)
-    least = np.sqrt(np.minimum(frame.energy, np.maximum(own[reach, reach], 0))).ravel() / side
-    every = np.arange(down * across)
-    y, x = np.divmod(seen.reshape(moves * moves, -1).argmax(axis=0), moves)
-    value = seen[y, x, every]
-    place = np.stack([_peak(seen[:, x, every], y), _peak(seen[y, :, every].T, x)], axis=1) - reach
+        whole = (_covered(there, side, side, frame.grid) > 0.9 * side**2).ravel()
+    least = np.sqrt(np.minimum(frame.energy, np.maximum(own[:, own.shape[1] // 2], 0))) / side
     weight = np.where(whole & (value > 0.35), np.square(np.maximum(value, 0)) * np.sqrt(least), 0)
-    if (weight > 0).sum() < _FEWEST:
+    if np.count_nonzero(weight > 0) < _FEWEST:
         return None
-    return frame.centres + place, weight.astype(float), float(np.mean(value, where=whole))
+    place = frame.centres + _peaks(seen, best, moves) - reach
+    return place, weight.astype(float), float((value if there is None else value[whole]).mean())
 
 
-def _sums(values: np.ndarray, side: int, step: int, counts: tuple[int, ...], moves: int = 1) -> np.ndarray:
-    """Sums over squares of `side` pixels, `step` from one to the next, in each of some moves."""
-    first, second = (
-        _stretches(length, side, step, count, moves)
-        for length, count in zip(values.shape, counts, strict=True)
-    )
-    return np.asarray(first @ values @ second.T)
+def _with_edges(values: np.ndarray, by: int) -> np.ndarray:
+    """As `numpy.pad` repeats the edges, in a third of its time."""
+    made = np.empty((values.shape[0] + 2 * by, values.shape[1] + 2 * by), values.dtype)
+    made[by:-by, by:-by] = values
+    made[by:-by, :by], made[by:-by, -by:] = values[:, :1], values[:, -1:]
+    made[:by], made[-by:] = made[by], made[-by - 1]
+    return made
 
 
 @lru_cache(64)
-def _stretches(length: int, side: int, step: int, count: int, moves: int) -> np.ndarray:
-    """Which of `length` pixels are in each of `count` stretches, for each move, float32."""
-    first = (np.arange(moves)[:, None] + np.arange(count) * step).reshape(-1, 1)
+def _stretches(length: int, side: int, step: int, count: int, moves: int = 1) -> np.ndarray:
+    """Which of `length` pixels are in each of `count` stretches, moved by 0, 1, ..., float32 (count * moves, length)."""
+    first = (np.arange(count)[:, None] * step + np.arange(moves)).reshape(-1, 1)
     pixels = np.arange(length)
     return ((pixels >= first) & (pixels < first + side)).astype(np.float32)
 
 
-def _peak(seen: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Top of a parabola through a maximum and its two neighbours; `seen` (moves, m)."""
-    inner, every = np.clip(at, 1, len(seen) - 2), np.arange(len(at))
-    low, mid, high = (seen[inner + k, every] for k in (-1, 0, 1))
+def _peaks(seen: np.ndarray, best: np.ndarray, moves: int) -> np.ndarray:
+    """Where the best of moves down and across is, float64 (m, 2): tops of parabolas through it and its neighbours."""
+    at, steps = np.stack(np.divmod(best, moves)), np.array([[moves], [1]])
+    inner = np.minimum(np.maximum(at, 1), moves - 2)
+    middle = np.arange(len(seen)) * seen.shape[1] + best + (inner - at) * steps
+    low, mid, high = (seen.reshape(-1)[middle + k * steps] for k in (-1, 0, 1))
     bend = 2 * mid - low - high
     off = np.where(bend > 1e-6, (high - low) / np.maximum(2 * bend, 1e-6), 0.0)
-    return np.where(inner == at, at + np.clip(off, -0.5, 0.5), at.astype(float))
+    off = np.where(inner == at, np.minimum(np.maximum(off, -0.5), 0.5), 0.0)
+    return np.asarray((at + off).T)
 
 
 @cache
-def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
-    """Fourier transform of a tapered window, of the frequencies that are compared.
+def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray]:
+    """Fourier transform of a tapered window, of the frequencies that are compared; of all numbers first the real part.
 
-    Matrices of rows, float32 (window, 2 k), real parts and then imaginary ones, and of columns, complex64 (m, window); which
-    of the frequencies m x k are in a band; of these, those in each band; and the transform of a window that is 1 all over.
+    Matrices of rows, float32 (window, 2 * k), and of columns, float32 (2 * m, window * 2); which of the m x k frequencies
+    are compared, by band, and how many in the first; and those of a window that is 1 all over, float32 (2, 1, frequencies).
     """
     taper = np.hanning(_WINDOW + 2)[1:-1]
     taper /= np.sqrt(np.square(taper).sum())
@@ -595,291 +659,88 @@ def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], np.n
     one = taper[:, None] * np.exp(-2j * np.pi * x[:, None] * across / _WINDOW)
     two = taper * np.exp(-2j * np.pi * down * x / _WINDOW)
     radius = np.hypot(down, across).ravel()
-    within = [(radius >= low) & (radius < high) for low, high in _BANDS]
-    kept = np.flatnonzero(np.any(within, axis=0))
-    even = np.outer(two.sum(axis=1), one.sum(axis=0)).ravel()[kept].astype(np.complex64)
-    rows = np.concatenate([one.real, one.imag], axis=1).astype(np.float32)
-    return rows, two.astype(np.complex64), kept, [np.flatnonzero(band[kept]) for band in within], even
+    bands = [np.flatnonzero((radius >= low) & (radius < high)) for low, high in _BANDS]
+    kept = np.concatenate(bands)
+    even = np.outer(two.sum(axis=1), one.sum(axis=0)).ravel()[kept]
+    rows = np.concatenate([one.real, one.imag], axis=1)
+    columns = np.stack([two, 1j * two], axis=2).reshape(len(two), -1)
+    columns = np.concatenate([columns.real, columns.imag])
+    uniform = np.stack([even.real, even.imag])[:, None]
+    rows, columns, uniform = (each.astype(np.float32) for each in (rows, columns, uniform))
+    return rows, columns, kept, len(bands[0]), uniform
+
+
+@lru_cache(64)
+def _frequencies(down: int, across: int) -> np.ndarray:
+    """Where the frequencies that are compared lie in the transform of so many windows, intp (2, windows, frequencies)."""
+    rows, columns, kept, _, _ = _waves()
+    m, k = len(columns) // 2, rows.shape[1] // 2
+    every = np.arange(down * 2 * m * across * k).reshape(down, 2, m, across, k)
+    return every.transpose(1, 0, 3, 2, 4).reshape(2, down * across, m * k).take(kept, axis=2)
 
 
 @dataclass(frozen=True)
 class _Spectra:
     """Overlapping windows of a picture, each without its mean."""
 
-    values: np.ndarray  # complex64 (windows, frequencies)
+    grid: tuple[int, int]  # windows down and across
+    values: np.ndarray  # float32 (2, windows, frequencies): real and imaginary parts
+    power: np.ndarray  # float32 (windows, frequencies)
     energy: np.ndarray  # float32 (windows,)
 
     @classmethod
     def of(cls, picture: np.ndarray) -> _Spectra | None:
         if min(picture.shape) < _WINDOW:
             return None
-        across, columns, kept, _, even = _waves()
-        # First each row of pixels, which several windows have in common.
-        rows = sliding_window_view(picture, _WINDOW, axis=1)[:, ::_STEP] @ across
-        half = rows.shape[2] // 2
-        rows = rows[..., :half] + np.complex64(1j) * rows[..., half:]
-        high, wide = rows.shape[0], rows.shape[1]
-        down = (high - _WINDOW) // _STEP + 1
-        rows = np.ascontiguousarray(rows.reshape(high, wide * half))
-        parts = as_strided(rows, (down, _WINDOW, wide * half), (rows.strides[0] * _STEP, *rows.strides))
-        values = (columns @ parts).reshape(down, -1, wide, half).transpose(0, 2, 1, 3)
-        values = values.reshape(down * wide, -1)[:, kept]
-        sums, squares = (_window_sums(each) for each in (picture, np.square(picture)))
-        mean = sums / _WINDOW**2
-        return cls(values - mean[:, None] * even, np.maximum(squares - mean * sums, 0))
+        across, columns, _, _, even = _waves()
+        down, wide = ((length - _WINDOW) // _STEP + 1 for length in picture.shape)
+        high, half = len(picture), across.shape[1] // 2
+        line, pixel = picture.strides
+        # First each row of pixels, which several windows have in common: (high, 2, wide * half)
+        parts = as_strided(picture, (high, wide, _WINDOW), (line, _STEP * pixel, pixel))
+        rows = (parts.reshape(-1, _WINDOW) @ across).reshape(high, wide, 2, half)
+        rows = rows.transpose(0, 2, 1, 3).reshape(2 * high, wide * half)
+        line, pixel = rows.strides
+        parts = as_strided(rows, (down, 2 * _WINDOW, wide * half), (2 * _STEP * line, line, pixel))
+        values = (columns @ parts).reshape(-1).take(_frequencies(down, wide))
+        first, second = (
+            _stretches(length, _WINDOW, _STEP, count)
+            for length, count in zip(picture.shape, (down, wide), strict=True)
+        )
+        sums, squares = ((first @ each @ second.T).reshape(-1) for each in (picture, np.square(picture)))
+        mean = sums / np.float32(_WINDOW**2)
+        values -= mean[:, None] * even
+        power = np.square(values[0])
+        power += np.square(values[1])
+        return cls((down, wide), values, power, np.maximum(squares - mean * sums, 0))
 
 
-def _window_sums(values: np.ndarray) -> np.ndarray:
-    counts = tuple((length - _WINDOW) // _STEP + 1 for length in values.shape)
-    return _sums(values.astype(np.float32), _WINDOW, _STEP, counts).ravel()
-
-
-def _coherence(frame: _Frame, laid: np.ndarray, there: np.ndarray | None) -> float:
+def _coherence(frame: _Frame, laid: np.ndarray, there: _Span | None) -> float:
     """Mean over two bands of how far the phases of windows agree, of half of them and of nearly all."""
-    two = _Spectra.of(laid)
-    if frame.spectra is None or two is None:
+    one, two = frame.spectra, _Spectra.of(laid)
+    if one is None or two is None:
         return -1.0
     whole = np.ones(len(two.energy), bool)
     if there is not None:
-        whole = _window_sums(there) > 0.97 * _WINDOW**2
-    if whole.sum() < _FEWEST:
+        whole = (_covered(there, _WINDOW, _STEP, two.grid) > 0.97 * _WINDOW**2).ravel()
+    if np.count_nonzero(whole) < _FEWEST:
         return -1.0
     # Of two contrasts the mean.
-    energies = [max(float(side.energy[whole].sum()), 1e-6) for side in (frame.spectra, two)]
-    middle = np.sqrt(energies[0] * energies[1])
-    a, b = (
-        side.values[whole] * np.float32(np.sqrt(middle / energy))
-        for side, energy in zip((frame.spectra, two), energies, strict=True)
-    )
-    sizes = np.abs(a), np.abs(b)
-    agreed = (a * np.conj(b)).real / np.maximum(sizes[0] * sizes[1], 1e-6)
-    larger = np.square(np.maximum(*sizes))
-    weight = larger / (larger + np.float32(_NOISE**2))
-    told = []
-    for band in _waves()[3]:
+    energies = [max(float(side.energy[whole].sum()), 1e-6) for side in (one, two)]
+    middle = math.sqrt(energies[0] * energies[1])
+    powers = [
+        side.power * np.float32(middle / energy) for side, energy in zip((one, two), energies, strict=True)
+    ]
+    weight = np.maximum(*powers)
+    weight /= weight + np.float32(_NOISE**2)
+    agreed = one.values[0] * two.values[0]
+    agreed += one.values[1] * two.values[1]
+    agreed *= weight / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-6)
+    told, first = [], _waves()[3]
+    for band in (slice(first), slice(first, None)):
         heavy = weight[:, band].sum(axis=1)
-        telling = heavy > _TELLING * len(band)
-        if telling.sum() < _FEWEST:
+        telling = whole & (heavy > _TELLING * len(weight[0, band]))
+        if np.count_nonzero(telling) < _FEWEST:
             return -1.0
-        value = (weight[:, band] * agreed[:, band]).sum(axis=1)[telling] / heavy[telling]
-        told.append(float(_quantiles(value, _QUANTILES).mean()))
-    return float(np.mean(told))
-
-
-def least_agreement(values: np.ndarray, evidence: np.ndarray) -> float:
-    """Agreement that copies are asked for, by what pairs in doubt have, and their evidence; `LOOSE` to `STRICT`.
-
-    Those of less evidence than most that agree less than copies do are mostly unrelated: the more these agree, the more
-    copies are asked for. Copies that were changed much are among them, so that it is not their highest values that tell.
-    """
-    unrelated = values[(values < STRICT) & (evidence <= np.median(evidence))] if len(values) else values
-    if len(unrelated) < FEWEST_PAIRS:
-        return LOOSE
-    beyond = max(float(np.quantile(unrelated, _UNRELATED)) - _CHANCE, 0.0)
-    return min(LOOSE + _STEEPER * beyond, STRICT)
-
-
-def decide(
-    agreed: np.ndarray, evidence: np.ndarray, asked: float | None, agreeing: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which pairs in doubt are one picture by how far they `agreed`, and which are alike with nothing to decide it.
-
-    NaN is what could not be read. `agreeing` is asked of copies, and `asked` is the evidence of a pair; None where a rule
-    knows none.
-    """
-    least, enough = np.full(len(agreed), agreeing), np.ones(len(agreed), bool)
-    if asked is not None:
-        enough = evidence >= asked
-        if agreeing < TELLING:
-            # Where unrelated pictures hardly agree, what stands out as a pair does may do so with much drawn over it.
-            least *= np.clip(BEYOND_DOUBT - evidence / asked, 0, 1)
-    same = agreed >= least
-    return same, ~same & enough & (np.isnan(agreed) | (agreed >= VAGUE))
-
-
-#: Gives the digests of some contents, and the files that they are in; None where there is none.
-Sources = Callable[[np.ndarray], tuple[list[str], list[str | None]]]
-
-
-class Agreements:
-    """Agreements of the pictures of contents: files are read when one is asked for, and answers kept by digest."""
-
-    @classmethod
-    def of_store(
-        cls,
-        store: Store,
-        digests: pa.Array,
-        files: Callable[[np.ndarray], pa.Array],
-        threads: int | None,
-    ) -> Agreements:
-        """Of contents by their `digests` and what gives their `files`, kept in a store's cache."""
-        return cls(
-            lambda numbers: (digests.take(pa.array(numbers)).to_pylist(), files(numbers).to_pylist()),
-            store.path / "cache" / _FILE,
-            threads,
-        )
-
-    def __init__(self, sources: Sources, file: Path | None = None, threads: int | None = None) -> None:
-        self.sources, self.file, self.threads = sources, file, threads
-        self._known: dict[str, float] | None = None
-        self._new = False
-
-    def subset(self, numbers: np.ndarray) -> Agreements:
-        """Those of the contents `numbers`, renumbered from 0."""
-        made = Agreements(lambda of: self.sources(numbers[of]), None, self.threads)
-        made._known = self._answers()
-        return made
-
-    def of(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """The `agreement` of the pictures of each pair, float64 (m,); NaN where one cannot be read as it was embedded."""
-        if not len(i):
-            return np.empty(0)
-        known = self._answers()
-        numbers, at = np.unique(np.concatenate([i, j]), return_inverse=True)
-        digests, files = self.sources(numbers)
-        file_of = dict(zip(digests, files, strict=True))
-        left, right = at[: len(i)], at[len(i) :]
-        keys = [
-            (min(digests[a], digests[b]), max(digests[a], digests[b]))
-            for a, b in zip(left.tolist(), right.tolist(), strict=True)
-        ]
-        if todo := sorted({key for key in keys if _key(*key) not in known}):
-            self._new = True
-            parts = [
-                [((one, file_of[one]), (two, file_of[two])) for one, two in part]
-                for part in _near_together(todo)
-            ]
-            for part, found in zip(parts, measured(_compared, parts, self.threads), strict=True):
-                known.update(
-                    (_key(one[0], two[0]), value) for (one, two), value in zip(part, found, strict=True)
-                )
-            _read_once.cache_clear()
-        return np.array([known[_key(*key)] for key in keys])
-
-    def _answers(self) -> dict[str, float]:
-        if self._known is None:
-            self._known = {}
-            if self.file is not None:
-                with contextlib.suppress(*UNREADABLE_ARRAYS), np.load(self.file, allow_pickle=False) as held:
-                    keys, values = held["keys"], held["values"]
-                    if int(held["version"]) == REGISTRATION_VERSION and keys.shape == values.shape:
-                        self._known = dict(zip(keys.astype("U64").tolist(), values.tolist(), strict=True))
-        return self._known
-
-    def keep(self) -> None:
-        """Write what is known, if any is new; what could not be read is asked again."""
-        if self.file is None or not self._new:
-            return
-        known = {key: value for key, value in self._answers().items() if not np.isnan(value)}
-        kept = dict(list(known.items())[-_KEPT:])
-        keys, values = np.array(list(kept), "S64"), np.array(list(kept.values()), np.float64)
-        keep_arrays(self.file, version=np.array(REGISTRATION_VERSION), keys=keys, values=values)
-
-
-def _key(one: str, two: str) -> str:
-    return one[:32] + two[:32]
-
-
-def _near_together(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Pairs in such an order, in parts, that those of one picture come soon after one another, and it is read once."""
-    beside: dict[str, list[str]] = {}
-    for one, two in pairs:
-        beside.setdefault(one, []).append(two)
-        beside.setdefault(two, []).append(one)
-    # Breadth first, from each picture that none before it led to.
-    rank: dict[str, int] = {}
-    waiting: deque[str] = deque()
-    for start in beside:
-        waiting.append(start)
-        while waiting:
-            name = waiting.popleft()
-            if name not in rank:
-                rank[name] = len(rank)
-                waiting.extend(other for other in beside[name] if other not in rank)
-    parts: dict[int, list[tuple[str, str]]] = {}
-    for pair in sorted(pairs, key=lambda pair: sorted(rank[name] for name in pair)[::-1]):
-        parts.setdefault(max(rank[name] for name in pair), []).append(pair)
-    return list(parts.values())
-
-
-#: A content's digest, and the file it is in; None where there is none.
-Source = tuple[str, str | None]
-
-
-def _compared(pairs: list[tuple[Source, Source]]) -> list[float]:
-    found = []
-    for pair in pairs:
-        one, two = (_read_once(*source) for source in pair)
-        found.append(float("nan") if one is None or two is None else round(agreement(one, two), 4))
-    return found
-
-
-def _read(digest: str, file: str | None) -> Picture | None:
-    """The picture of a file; None if it is gone, unreadable, or not what it was."""
-    image = decode_content(digest, file, _FRAME)
-    return None if image is None else Picture.of(image)
-
-
-_read_once = lru_cache(_HELD)(_read)
-
-
-class StreamPictures:
-    """Pictures of a stream's contents: read from their files, or of the latest those that came without one."""
-
-    def __init__(self, asked: float | None = None) -> None:
-        """`asked` is the agreement of copies, where a search has told it."""
-        self._asked = asked
-        self._held: OrderedDict[str, Picture] = OrderedDict()
-        self._known: OrderedDict[str, float] = OrderedDict()
-        #: Agreements of the latest pairs, and their evidence.
-        self.record: deque[tuple[float, float]] = deque(maxlen=_RECORD)
-
-    def keep(self, digest: str, grey: np.ndarray) -> None:
-        """Hold the picture of a content, uint8 as `Picture` has it, for a while."""
-        self._hold(digest, Picture(grey))
-
-    def agreement(self, one: tuple[str, str | None], two: tuple[str, str | None], evidence: float) -> float:
-        """The `agreement` of two contents, each a digest and its file; NaN where one cannot be read as it was."""
-        # One order, so that it does not matter which came first.
-        one, two = sorted((one, two), key=lambda side: side[0])
-        key = _key(one[0], two[0])
-        if key not in self._known:
-            first, second = self._picture(*one), self._picture(*two)
-            if first is None or second is None:
-                return float("nan")
-            value = round(agreement(first, second), 4)
-            first.strip()
-            second.strip()
-            self.record.append((value, round(evidence, 4)))
-            self._known[key] = value
-            while len(self._known) > _PAIRS:
-                self._known.popitem(last=False)
-        return self._known[key]
-
-    @property
-    def least(self) -> float:
-        """Agreement that copies are asked for, see `least_agreement`; what few pairs tell is not enough to ask for less."""
-        if self._asked is not None or not self.record:
-            return _UNTOLD if self._asked is None else self._asked
-        values, evidence = np.array(self.record).T
-        told = least_agreement(values, evidence)
-        return told if len(self.record) >= 4 * FEWEST_PAIRS else max(told, _UNTOLD)
-
-    def restore(self, record: Iterable[tuple[float, float]]) -> None:
-        """Take the `record` of an earlier run."""
-        self.record.extend((float(value), float(evidence)) for value, evidence in record)
-
-    def _picture(self, digest: str, file: str | None) -> Picture | None:
-        if digest not in self._held:
-            found = _read(digest, file)
-            if found is None:
-                return None
-            self._hold(digest, found)
-        self._held.move_to_end(digest)
-        return self._held[digest]
-
-    def _hold(self, digest: str, picture: Picture) -> None:
-        self._held[digest] = picture
-        self._held.move_to_end(digest)
-        while len(self._held) > _LATEST:
-            self._held.popitem(last=False)
+        told += _quantiles(agreed[:, band].sum(axis=1)[telling] / heavy[telling], _QUANTILES)
+    return sum(told) / len(told)

@@ -44,8 +44,9 @@ from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError, brief, count_of
 from ..store.schema import fingerprint
 from ..store.store import Store
+from .agreements import StreamPictures
 from .pair_graph import default_feature
-from .registration import Picture, StreamPictures
+from .registration import Picture
 from .rule import DEFAULT_HAMMING, Rule
 from .variants import POLICIES, Policy
 from .views import as_read, picture_views

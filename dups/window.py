@@ -28,6 +28,7 @@ import numpy as np
 
 from ..data.images import ORIENTATIONS
 from ..errors import UsageError
+from .agreements import StreamPictures
 from .confirm import INVERSE
 from .default_calibration import measure_digest
 from .hashing import (
@@ -53,7 +54,6 @@ from .join import (
     project,
 )
 from .local_scaling import RADIUS, Neighbourhoods
-from .registration import StreamPictures
 from .rule import Rule
 from .variants import DETAIL, EVIDENCE, PICTURE, Overlays, Policy, differ_in_one_place, texts_differ
 from .window_rules import Held, Rules, beyond_doubt, check_window_rule, settle, suspects_of, turned_radius

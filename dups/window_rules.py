@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from ..errors import UsageError, count_of
 from ..store.files import write_sums
 from ..store.store import Store
+from .agreements import BEYOND_DOUBT, STRICT, StreamPictures, decide
 from .calibration import Calibration, apply_map, false_pairs_text
 from .default_calibration import (
     alike_cosine,
@@ -33,7 +34,6 @@ from .default_calibration import (
 )
 from .hashing import BITS, MAX_RADIUS, ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import RADIUS
-from .registration import BEYOND_DOUBT, STRICT, StreamPictures, decide
 from .rule import DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
 from .views import hash_column, make_views
 

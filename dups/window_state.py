@@ -21,9 +21,9 @@ from ..errors import CorruptError, SpaceError, StoreError, brief
 from ..store.files import publish, remove_leftovers, temp_name
 from ..store.schema import vector_type
 from ..store.vectors import to_array
+from .agreements import StreamPictures
 from .default_calibration import measure_digest
 from .hashing import THUMB, VIEWS
-from .registration import StreamPictures
 from .rule import Rule
 from .variants import Policy
 from .window import TURNS, SlidingWindow

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...dups.agreements import StreamPictures
 from ...dups.calibration import apply_map
 from ...dups.default_calibration import held_neighbourhoods
 from ...dups.hashing import VIEWS
 from ...dups.pair_graph import current_searches, default_feature
-from ...dups.registration import StreamPictures
 from ...dups.rule import Rule
 from ...dups.views import hash_column, load_thumbs
 from ...dups.window import Arrival, SlidingWindow

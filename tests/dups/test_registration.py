@@ -1,4 +1,4 @@
-"""Tests of icehouse.dups.registration."""
+"""Tests of icehouse.dups.registration and icehouse.dups.agreements."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from hypothesis import strategies as st
 from icehouse.data.images import oriented
 from icehouse.data.sample_scenes import paint
 from icehouse.data.transforms import GRADED, encode
+from icehouse.dups.agreements import (
+    FEWEST_PAIRS,
+    LOOSE,
+    STRICT,
+    Agreements,
+    _near_together,
+    least_agreement,
+)
 from icehouse.dups.calibration import apply_map
 from icehouse.dups.default_calibration import careful_expected, fit_calibration
 from icehouse.dups.engines import JoinOptions
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import fit_local
 from icehouse.dups.pairs import Contents, PairSearch
-from icehouse.dups.registration import (
-    FEWEST_PAIRS,
-    LOOSE,
-    STRICT,
-    Agreements,
-    Picture,
-    _near_together,
-    _turn,
-    agreement,
-    least_agreement,
-)
+from icehouse.dups.registration import Picture, _turn, agreement
 from icehouse.dups.results import PairWriter, RankedItems
 from icehouse.dups.rule import Rule, calibrated_rule
 from icehouse.dups.variants import DETAIL

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.images import decode
 from icehouse.dups import window as window_module
+from icehouse.dups.agreements import StreamPictures
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.join import RowSet, pair_cosines
 from icehouse.dups.local_scaling import LocalMeasure, Neighbourhoods, fit_local
-from icehouse.dups.registration import Picture, StreamPictures
+from icehouse.dups.registration import Picture
 from icehouse.dups.rule import Rule
 from icehouse.dups.variants import texts_differ
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
