@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -514,8 +515,10 @@ def compare(facts: Facts, a: int, b: int) -> Relation:
             if faults["overlaid"] > FAULTS["overlaid"]:
                 faults.pop("even", None)
         return Relation(ours, theirs)
+    # Smoothed, since what was photographed off a screen is a little slanted.
+    smooth = {a: _smooth(one), b: _smooth(other)}
     found = max(
-        ((*_place(facts, outer, inner), outer, inner) for outer, inner in ((a, b), (b, a))),
+        ((*_place(facts, smooth, outer, inner), outer, inner) for outer, inner in ((a, b), (b, a))),
         key=lambda place: place[0],
     )
     correlation, box, outer, inner = found
@@ -592,40 +595,68 @@ _EVEN = 0.7
 
 
 def _normal(square: np.ndarray) -> np.ndarray:
-    centred = square - square.mean()
-    return centred / max(float(np.linalg.norm(centred)), 1e-6)
+    centred = square - np.add.reduce(square, axis=None) / square.size
+    flat = centred.ravel(order="K")
+    return centred / max(float(np.sqrt(flat.dot(flat))), 1e-6)
 
 
 def _aligned(one: np.ndarray, other: np.ndarray) -> tuple[bool, int]:
     """Whether two squares show the same whole in one of the eight orientations of the second, and in which."""
-    first = _normal(_half(one))
-    turned = [_half(turn(other, how)) for how in range(8)]
-    correlations = [float((first * _normal(square)).sum()) for square in turned]
+    # Means of four bytes, and what they differ by from that of all, are exact, and so are the sums of products below.
+    halves = [_half(square) for square in (one, other)]
+    first, second = ((half - half.mean()).ravel().astype(np.float64) for half in halves)
+    norms = [max(float(np.sqrt(flat.dot(flat))), 1e-6) for flat in (first, second)]
+    upright = float(first.dot(second)) / norms[0] / norms[1]
+    if upright > _WHOLE:
+        return True, 0
+    correlations = second.take(_turns(len(halves[1]))) @ first / norms[0] / norms[1]
     best = int(np.argmax(correlations))
-    best = 0 if correlations[0] > _WHOLE or correlations[best] < correlations[0] + 0.02 else best
+    best = 0 if correlations[best] < upright + 0.02 else best
     if correlations[best] > _WHOLE:
         return True, best
     if correlations[best] < 0.6:
         return False, best
     # Words over a third of a picture are no other picture.
-    apart, _ = _differences(_half(one), turned[best])
-    return bool(np.percentile(apart, 60) < 0.12 * one.std()), best
+    apart, _ = _differences(halves[0], turn(halves[1], best))
+    return bool(_percentile(apart.ravel(), 60) < 0.12 * one.std()), best
+
+
+@cache
+def _turns(side: int) -> np.ndarray:
+    """Places of the pixels of a square in each of the eight orientations, int64 (8, side * side)."""
+    places = np.arange(side * side).reshape(side, side)
+    return np.stack([turn(places, how).ravel() for how in range(8)])
+
+
+#: Levels of the second of two squares whose tones are fitted to the first: bytes, or means of four.
+_LEVELS = np.arange(0, 255.25, 0.25)
+_POWERS = np.vander(_LEVELS / 128 - 1, 4)
 
 
 def _differences(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By how much one square differs from another of other tones, which are fitted where they agree; and the fitted one."""
-    x, y = other.ravel().astype(np.float64) / 128 - 1, one.ravel().astype(np.float64)
-    keep = np.ones(x.size, bool)
-    powers = np.vander(x, 4)
-    for _ in range(4):
-        fitted = powers @ np.linalg.lstsq(powers[keep], y[keep], rcond=None)[0]
-        apart = np.abs(y - fitted)
-        keep = apart <= max(3.0, float(np.percentile(apart, 70)))
+    level, tones = (other.ravel() * 4).astype(np.intp), one.ravel().astype(np.float64)
+    keep = np.ones(level.size)
+    for again in range(3, -1, -1):
+        # A level weighs as much as it has pixels, and stands for their mean.
+        counts = np.bincount(level, keep, len(_LEVELS))
+        there = np.flatnonzero(counts)
+        counts = counts[there]
+        weights = np.sqrt(counts)
+        means = np.bincount(level, keep * tones, len(_LEVELS))[there] / counts
+        least = np.finfo(float).eps * counts.sum()
+        powers = _POWERS[there] * weights[:, None]
+        fit = np.linalg.lstsq(powers, means * weights, rcond=least)[0]
+        fitted = (_POWERS @ fit).take(level)
+        apart = np.abs(tones - fitted)
+        if again:
+            keep = (apart <= max(3.0, float(_percentile(apart, 70)))).astype(np.float64)
     return apart.reshape(one.shape), fitted.reshape(one.shape)
 
 
 def _half(square: np.ndarray) -> np.ndarray:
-    half: np.ndarray = square.reshape(len(square) // 2, 2, -1, 2).mean(axis=(1, 3))
+    rows = square[::2] + square[1::2]
+    half: np.ndarray = (rows[:, ::2] + rows[:, 1::2]) / 4
     return half
 
 
@@ -661,8 +692,8 @@ def _overlaid(one: np.ndarray, other: np.ndarray, least: float) -> int:
     They differ by `least` levels there on the average.
     """
     apart, fitted = _differences(one, other)
-    spot = apart > max(14.0, 5 * float(np.percentile(apart, 60)))
-    if not 0.004 <= spot.mean() <= 0.35 or apart[spot].mean() < least:
+    spot = apart > max(14.0, 5 * float(_percentile(apart.ravel(), 60)))
+    if not 0.004 <= np.count_nonzero(spot) / spot.size <= 0.35 or apart[spot].mean() < least:
         return 0
     spot |= np.roll(spot, 1, 0) | np.roll(spot, -1, 0) | np.roll(spot, 1, 1) | np.roll(spot, -1, 1)
     ours, theirs = _edges(one)[spot].mean(), _edges(fitted)[spot].mean()
@@ -681,14 +712,14 @@ def _edges(square: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, float, float, float]]:
+def _place(
+    facts: Facts, squares: dict[int, np.ndarray], outer: int, inner: int
+) -> tuple[float, tuple[float, float, float, float]]:
     """Box of one picture inside another, as shares of its sides, and how well it fits there: a correlation."""
     from scipy import fft
 
-    # Smoothed, since what was photographed off a screen is a little slanted.
-    ground, part = (_smooth(facts.small[k].astype(np.float32)) for k in (outer, inner))
-    ground = ground - ground.mean()
-    picture = Image.fromarray(part)
+    ground = squares[outer] - squares[outer].mean()
+    picture = Image.fromarray(squares[inner])
     wide = facts["width"][inner] / facts["width"][outer]
     high = facts["height"][inner] / facts["height"][outer]
     largest = 1 / max(wide, high)
@@ -705,23 +736,32 @@ def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, fl
     if not sizes:
         return best
     # All sizes at once: of single transforms as small as these the calls are most of the time.
-    parts = np.zeros((len(sizes), n, n), np.float32)
-    for row, (w, h) in enumerate(sizes):
-        scaled = np.asarray(picture.resize((w, h), Image.Resampling.BOX), np.float32)
-        parts[row, :h, :w] = _normal(scaled)
+    canvas = Image.new("F", (n, n * len(sizes)))
+    for row, size in enumerate(sizes):
+        canvas.paste(picture.resize(size, Image.Resampling.BOX), (0, n * row))
+    parts = np.array(canvas).reshape(len(sizes), n, n)
+    for one, (w, h) in zip(parts, sizes, strict=True):
+        one[:h, :w] = _normal(one[:h, :w].copy())
     spectra = fft.rfft2(parts)
     np.conj(spectra, out=spectra)
     spectra *= fft.rfft2(ground)
     every = fft.irfft2(spectra, (n, n))
-    sums, squares = (np.pad(ground**k, ((1, 0), (1, 0))).cumsum(0).cumsum(1) for k in (1, 2))
+    # Sums of all up to a place, and of squares.
+    sums = np.zeros((2, n + 1, n + 1), np.float32)
+    sums[0, 1:, 1:] = ground
+    np.multiply(ground, ground, out=sums[1, 1:, 1:])
+    sums = sums.cumsum(axis=1).cumsum(axis=2)
     for (w, h), products in zip(sizes, every, strict=True):
-        total, square = (s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w] for s in (sums, squares))
+        rows = sums[:, h:, w:] - sums[:, :-h, w:]
+        rows -= sums[:, h:, :-w]
+        rows += sums[:, :-h, :-w]
+        total, square = rows
         total *= total
         square -= total / (w * h)
         spread = np.sqrt(np.maximum(square, 1.0, out=square), out=square)
         # Where the ground is flat any rounding would correlate.
         correlation = products[: n - h + 1, : n - w + 1] / spread
-        correlation[spread <= 2 * np.sqrt(w * h)] = 0
+        correlation *= spread > 2 * sqrt(w * h)
         at = int(correlation.argmax())
         y, x = divmod(at, correlation.shape[1])
         if correlation[y, x] > best[0] + 0.005:
@@ -731,10 +771,20 @@ def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, fl
 
 def _smooth(square: np.ndarray) -> np.ndarray:
     """Means of 3 x 3 pixels."""
-    wide = np.pad(square, 1, mode="edge")
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
-    smooth: np.ndarray = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
+    places = _with_rim(len(square))
+    wide = square.take(places, axis=0).take(places, axis=1)
+    rows = wide[:-2] + wide[1:-1]
+    rows += wide[2:]
+    smooth = rows[:, :-2] + rows[:, 1:-1]
+    smooth += rows[:, 2:]
+    smooth /= 9
     return smooth
+
+
+@cache
+def _with_rim(side: int) -> np.ndarray:
+    """Places of so many rows, and of the first and the last one once more."""
+    return np.arange(-1, side + 1).clip(0, side - 1)
 
 
 def _seams(square: np.ndarray, box: tuple[float, float, float, float]) -> float:
@@ -746,8 +796,8 @@ def _seams(square: np.ndarray, box: tuple[float, float, float, float]) -> float:
         (square.T, top, bottom, left, right),
     ):
         part = lines[low:high]
-        steps = np.abs(np.diff(part, axis=1)).mean(axis=0)
-        usual = max(float(np.percentile(steps[start + 2 : max(stop - 2, start + 3)], 90)), 4.0)
+        steps = np.abs(part[:, 1:] - part[:, :-1]).mean(axis=0)
+        usual = max(float(_percentile(steps[start + 2 : max(stop - 2, start + 3)], 90)), 4.0)
         for edge in (start, stop):
             if not 2 <= edge <= SMALL - 2:
                 continue
