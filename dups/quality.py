@@ -155,7 +155,8 @@ def measure(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     brightness = image.convert("L")
     grey = np.asarray(brightness)
     noise = _noise(grey)
-    sides = [grey, np.ascontiguousarray(grey.T)]
+    # The rows, and the columns as rows, that are looked at.
+    sides = [_some(grey, _ROWS), np.ascontiguousarray(_some(grey, _ROWS, axis=1).T)]
     bits = len(data) * 8 / (picture.width * picture.height) if picture.format in _LOSSY_FORMATS else None
     whole = picture.width == image.width or picture.height == image.width
     step, again = compression(grey if whole else None, picture.tables, bits)
@@ -349,12 +350,14 @@ def _lattice(grey: np.ndarray) -> list[float]:
     high, wide = grey.shape[0] // 8, grey.shape[1] // 8
     if high * wide < 64:
         return []
-    # Pixels by their places in blocks, (64, blocks).
-    pixels = grey[: high * 8, : wide * 8].reshape(high, 8, wide, 8).transpose(1, 3, 0, 2)
+    blocks = grey[: high * 8, : wide * 8].reshape(high, 8, wide, 8)
     if high * wide > 4 * _BLOCKS:
         down, across = np.divmod(_spread(high * wide, 4 * _BLOCKS), wide)
-        pixels = pixels[:, :, down, across]
-    pixels = pixels.reshape(64, -1)
+        blocks = blocks[down, :, across]
+    else:
+        blocks = blocks.transpose(0, 2, 1, 3)
+    # By their places in blocks, (64, blocks).
+    pixels = np.ascontiguousarray(blocks.reshape(-1, 64).T)
     told = np.flatnonzero(np.ptp(pixels, axis=0) > 8)
     if len(told) > _BLOCKS:
         told = told[_spread(len(told), _BLOCKS)]
@@ -364,8 +367,8 @@ def _lattice(grey: np.ndarray) -> list[float]:
     pixels -= 128
     # Of all blocks at once, as products of small matrices would be thousands.
     cosines = _cosines()[:_LOWEST]
-    down = (cosines @ pixels.reshape(8, -1)).reshape(_LOWEST, 8, -1)
-    coefficients = np.abs(cosines @ down).reshape(_LOWEST * _LOWEST, -1)[1:]
+    part = (cosines @ pixels.reshape(8, -1)).reshape(_LOWEST, 8, -1)
+    coefficients = np.abs(cosines @ part).reshape(_LOWEST * _LOWEST, -1)[1:]
     coefficients.sort(axis=1)
     found: list[float] = []
     for left, values in zip(range(len(_LOW), 0, -1), coefficients, strict=True):
@@ -422,15 +425,30 @@ def _colours(image: Image.Image, pixels: np.ndarray) -> tuple[bool, float]:
     colour = float(_percentile(rest, 85))
     if min(width, height) < 128:
         return False, colour
+    # Of most pictures some of the pixels have more colours than a palette already.
+    most: float = 256
+    if colour >= _GREY:
+        some = pixels.reshape(-1, 3).take(_sixteenth(height, width), axis=0)
+        if _distinct_colours(some) > most:
+            return False, colour
     few = _some(_some(pixels, _SAMPLES), _SAMPLES, axis=1).reshape(-1, 3)
-    most = 256 if colour >= _GREY else 0.7 * int(np.ptp(few[:, 1]))
-    # Of most pictures some of the pixels have more colours than that already.
+    if colour < _GREY:
+        most = 0.7 * int(np.ptp(few[:, 1]))
     if _distinct_colours(few[::16]) > most or _distinct_colours(few) > most:
         return False, colour
     # Drawn art has few colours too, but next to each other they are mostly the same.
     some = pixels.take(_spread(height, _SAMPLES)[::4], axis=0)
     alike = (some[:, 1:] == some[:, :-1]).all(axis=2).mean()
     return bool(alike < _DRAWN), colour
+
+
+@lru_cache(16)
+def _sixteenth(height: int, width: int) -> np.ndarray:
+    """Places of a sixteenth of the pixels whose colours are counted."""
+    rows, columns = _spread(height, _SAMPLES), _spread(width, _SAMPLES)
+    row, column = np.divmod(np.arange(0, len(rows) * len(columns), 16), len(columns))
+    places: np.ndarray = rows[row] * width + columns[column]
+    return places
 
 
 def _distinct_colours(pixels: np.ndarray) -> int:
