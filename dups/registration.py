@@ -171,6 +171,7 @@ class _Blocks:
     They are looked for by their lowest cosines, which tell them apart as well as their pixels do.
     """
 
+    counts: list[int]  # of each trial
     there: np.ndarray  # bool (trials, most)
     centres: np.ndarray  # complex64 (trials, most): x + iy
     cosines: np.ndarray  # float32 (blocks, k * k), of those that are there, of unit norm; the first is 0
@@ -189,7 +190,8 @@ class _Blocks:
         cosines = np.concatenate(told).astype(np.float32).reshape(-1, _KEPT_COSINES**2)
 
         shape = len(trials), _GRID**2
-        there = np.arange(shape[1]) < np.array([[len(each)] for each in told])
+        counts = [len(each) for each in told]
+        there = np.arange(shape[1]) < np.array(counts)[:, None]
         placed = np.array([_turn(orientation, size) for size, orientation in trials])
         upright = np.zeros(shape, complex)
         upright[there] = np.concatenate([cut[size][1] for size, _ in trials])
@@ -203,7 +205,7 @@ class _Blocks:
         way = centres.take(j, axis=1) - centres.take(i, axis=1)
         far = (np.square(way.real) + np.square(way.imag) > (_BLOCK * 0.9) ** 2) & there.take(j, axis=1)
         apart = np.where(far, 1 / np.where(far, way, 1), 0).astype(np.complex64)
-        return cls(there, centres, cosines, placed, apart)
+        return cls(counts, there, centres, cosines, placed, apart)
 
 
 @cache
@@ -305,27 +307,37 @@ class _Field:
 
 @dataclass(frozen=True)
 class _Vote:
-    """Blocks that agree on a similarity."""
+    """Blocks of a trial that agree on a similarity."""
 
-    support: float
-    share: float  # of all blocks
-    weight: np.ndarray  # float32 (most,)
-    centres: np.ndarray  # complex64 (most,)
-    targets: np.ndarray  # complex64 (most,): where they are seen
-    blocks: np.ndarray  # float64 (2, 3): places of the whole picture to those of the blocks
+    blocks: _Blocks
+    trial: int
+    weight: np.ndarray  # float32 (most,): of each block, 0 of those that do not agree
+    places: np.ndarray  # complex64 (2, most): two places that it may be seen at
+    first: np.ndarray  # bool (most,): whether it is at the first of them
+
+    @property
+    def support(self) -> float:
+        """Their weight."""
+        return float(self.weight.sum(dtype=float)) / math.sqrt(self.blocks.counts[self.trial])
+
+    @property
+    def share(self) -> float:
+        """How many of all blocks agree."""
+        return np.count_nonzero(self.weight) / self.blocks.counts[self.trial]
 
     def placed(self) -> np.ndarray:
         """The similarity that fits them best, float64 (2, 3): places of their picture to those of the small one."""
         there = self.weight > 0
         weight = self.weight[there].astype(float)
-        centres, targets = self.centres[there].astype(complex), self.targets[there].astype(complex)
+        centres = self.blocks.centres[self.trial, there].astype(complex)
+        targets = np.where(self.first, *self.places)[there].astype(complex)
         whole = weight.sum()
         middle, aim = weight @ centres / whole, weight @ targets / whole
         around = centres - middle
         slope = (weight * around.conj()) @ (targets - aim) / max((weight * around.conj()) @ around, 1e-6)
         shift = aim - slope * middle
         turn = np.array([[slope.real, slope.imag], [-slope.imag, slope.real]])
-        placed = turn @ self.blocks
+        placed = turn @ self.blocks.placed[self.trial]
         placed[:, 2] += [shift.imag, shift.real]
         return np.asarray(placed)
 
@@ -349,21 +361,13 @@ def _votes(blocks: _Blocks, field: _Field) -> Iterator[_Vote]:
     b = one[trial, p, pair] - a * blocks.centres[trial, i[pair]]
     away = (a[:, None] * blocks.centres[trial] + b[:, None])[:, None] - places[trial]
     near = np.square(away.real) + np.square(away.imag) < _NEAR**2
-    support = np.where(near, np.square(values)[trial], 0).max(axis=1)
+    support = np.maximum(*np.where(near, np.square(values)[trial], 0).transpose(1, 0, 2))
     total = support.sum(axis=1)
-    counts = np.count_nonzero(blocks.there, axis=1).tolist()
-    starts = np.flatnonzero(np.diff(trial, prepend=-1)).tolist()
-    for start, stop in pairwise([*starts, len(trial)]):
-        best, row = start + int(total[start:stop].argmax()), int(trial[start])
-        weight = support[best]
-        yield _Vote(
-            float(weight.sum(dtype=float)) / math.sqrt(counts[row]),
-            np.count_nonzero(weight) / counts[row],
-            weight,
-            blocks.centres[row],
-            np.where(near[best, 0], *places[row]),
-            blocks.placed[row],
-        )
+    ends = np.searchsorted(trial, np.arange(len(blocks.counts) + 1)).tolist()
+    for row, (start, stop) in enumerate(pairwise(ends)):
+        if start < stop:
+            best = start + int(total[start:stop].argmax())
+            yield _Vote(blocks, row, support[best], places[row], near[best, 0])
 
 
 def _trials(one: Picture, two: Picture) -> Iterator[tuple[_Trial, ...]]:
