@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -389,8 +389,7 @@ def decode(
         needed = _check_memory(raw, least) + 2 * len(data)
         with _memory().hold(needed):
             if raw.format in _JPEG:
-                picture = _decode_jpeg(container.data, raw, kind, way, least, shortest, hashes)
-                return replace(picture, tables=getattr(raw, "quantization", None))
+                return _decode_jpeg(container.data, raw, kind, way, least, shortest, hashes)
             return _decode_frames(container.data, raw, kind, way, shortest, hashes)
     except ImageError:
         raise
@@ -453,7 +452,7 @@ def _decode_jpeg(
     scale = max(least, _jpeg_scale(raw, shortest)) if shortest else least
     image = _at_scale(raw, scale)
     to_hash = _at_scale(_open(data)[1], hash_scale) if hashes and scale != hash_scale else image
-    return _picture(image, to_hash, size, kind, way, hashes)
+    return _picture(image, to_hash, size, kind, way, hashes, getattr(raw, "quantization", None))
 
 
 def _at_scale(raw: Image.Image, scale: int) -> Image.Image:
@@ -506,7 +505,13 @@ def _later_frames(data: bytes, raw: Image.Image) -> Iterator[tuple[tuple[int, in
 
 
 def _picture(
-    image: Image.Image, to_hash: Image.Image, size: tuple[int, int], kind: str, way: int, hashes: int
+    image: Image.Image,
+    to_hash: Image.Image,
+    size: tuple[int, int],
+    kind: str,
+    way: int,
+    hashes: int,
+    tables: dict[int, list[int]] | None = None,
 ) -> Picture:
     """Turn a decoded picture as EXIF says, and make so many `hashes`: none, that of the picture, or one each orientation."""
     blank = is_blank(to_hash if hashes else image)
@@ -517,7 +522,7 @@ def _picture(
         phash = BLANK_HASH if blank else perceptual_hash(seen)
         turned = None if blank or hashes == 1 else perceptual_hashes(seen)
     width, height = reversed(size) if way >= 5 else size
-    return Picture(upright, width, height, kind, phash, blank, turned)
+    return Picture(upright, width, height, kind, phash, blank, turned, tables)
 
 
 def _upright(image: Image.Image, turned: int) -> Image.Image:
