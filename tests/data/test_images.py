@@ -216,3 +216,10 @@ def test_netpbm(name: str) -> None:
     assert np.abs(np.asarray(picture.image, int) - np.asarray(grey, int)[..., None]).max() <= 2
     with pytest.raises(ImageError, match="damaged"):
         decode(data[: len(data) // 2])
+
+
+def test_the_tables_of_a_jpeg_come_with_its_picture() -> None:
+    data = encoded(scene(), "JPEG", quality=70)
+    with Image.open(io.BytesIO(data)) as raw:
+        assert decode(data, shortest=16).tables == getattr(raw, "quantization", None) != {}
+    assert decode(encoded(scene(), "PNG")).tables is None
