@@ -196,8 +196,10 @@ def find_duplicates(
             hashed_views = None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
-                near = store.path / "cache" / "near" / search_name(feature)
-                turned = submit(threads, turned_copies, store.path, seen, near, where is None)
+                # Absolute: another process may have another working directory.
+                path = store.path.absolute()
+                near = path / "cache" / "near" / search_name(feature)
+                turned = submit(threads, turned_copies, path, seen, near, where is None)
                 if not np.isnan(inside).all():
                     hashed_views = load_views(store, items.take(pa.array(ranked.best)), make=False)
             if made.source == DEFAULT_SOURCE and feature is not None:
