@@ -200,7 +200,7 @@ def find_duplicates(
                 path = store.path.absolute()
                 near = path / "cache" / "near" / search_name(feature)
                 turned = submit(threads, turned_copies, path, seen, near, where is None)
-                if not np.isnan(inside).all():
+                if inside is not None and not np.isnan(inside).all():
                     hashed_views = load_views(store, items.take(pa.array(ranked.best)), make=False)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(

@@ -434,7 +434,7 @@ _BATCH = 512
 #: New contents, at most, whose facts are measured before it is known which have copies.
 _BEFOREHAND = 500
 #: Seconds that a picture takes to be measured, and two to be compared.
-_MEASURING, _COMPARING = 0.008, 0.004
+_MEASURING, _COMPARING = 0.004, 0.003
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
