@@ -23,7 +23,7 @@ from .processes import measured
 from .registration import FRAME, Picture, agreement
 
 #: Changes whenever other agreements would come of the same files.
-REGISTRATION_VERSION = 2
+REGISTRATION_VERSION = 3
 
 #: Agreement that copies have at least, in sets where unrelated pictures hardly agree, and where they agree as neighbouring
 #: wafers do. Which it is, is told by a quantile of pairs that are no copies, and how far it lies above chance.

@@ -528,7 +528,7 @@ class _Members:
 class FactsBeforehand:
     """Rows of facts that processes measure while something else is done, where they are started.
 
-    Of contents that are `new` since an earlier search, bool (n,), and of what pairs with them, if these are few.
+    Of contents that are `new` since an earlier search, bool (n,), if these are few, and of what pairs with new ones.
     """
 
     def __init__(
@@ -541,22 +541,24 @@ class FactsBeforehand:
     ) -> None:
         """Begin with what is new, contents being known by their `digests` and what gives their `files`."""
         self._table, self._threads, self._new = _table(store), threads, new
-        self._digests, self._files = digests, files
+        self._digests, self._files, self._begun = digests, files, np.zeros(len(new), bool)
         self._rows: list[Iterator[dict[str, Any] | None]] = []
-        self._measure(np.flatnonzero(new))
+        if new.sum() <= _BEFOREHAND:
+            self._measure(np.flatnonzero(new))
 
     def expect(self, pairs: np.ndarray) -> None:
-        """Go on with what is likely to pair with something new, int64 (2, m)."""
-        numbers = np.unique(pairs[:, self._new[pairs].any(axis=0)])
-        self._measure(numbers[~self._new[numbers]])
+        """Go on with pairs that are likely, int64 (2, m), of which one at least is new."""
+        self._measure(np.unique(pairs[:, self._new[pairs].any(axis=0)]))
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Rows by their digests, when all are there."""
         return {row["image_sha256"]: row for part in self._rows for row in part if row is not None}
 
     def _measure(self, numbers: np.ndarray) -> None:
-        if not started() or not 0 < len(numbers) <= _BEFOREHAND:
+        numbers = numbers[~self._begun[numbers]]
+        if not started() or not len(numbers):
             return
+        self._begun[numbers] = True
         known = set(self._table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
         named = zip(
             self._digests.take(pa.array(numbers)).to_pylist(), self._files(numbers).to_pylist(), strict=True

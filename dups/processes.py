@@ -178,8 +178,12 @@ def _end_with(parent: int) -> None:
 
 
 def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
-    at_once = max(min(_AT_ONCE, len(tasks) // (8 * count)), 1)
-    parts = [tasks[start : start + at_once] for start in range(0, len(tasks), at_once)]
+    parts, start = [], 0
+    while start < len(tasks):
+        # Few of the last ones, so that nobody waits long for another.
+        stop = start + max(min(_AT_ONCE, (len(tasks) - start) // (8 * count)), 1)
+        parts.append(tasks[start:stop])
+        start = stop
     with _alive():
         pool = _pool(count - 1)
         return _in_order(measure, parts, [pool.submit(_each, measure, part) for part in parts])
