@@ -419,11 +419,12 @@ def _open(data: bytes) -> tuple[Container, Image.Image]:
     if not data:
         raise ImageError("the file is empty")
     container = open_container(data)
+    formats = _formats()  # whose own errors are none of the file's
     try:
-        raw = Image.open(TimedFile(container.data), formats=_formats())
+        raw = Image.open(TimedFile(container.data), formats=formats)
     except UnidentifiedImageError:
         known = image_format(data[:SNIFFED])
-        why = f"damaged {known}: its header cannot be read" if known in _formats() else why_not_an_image(data)
+        why = f"damaged {known}: its header cannot be read" if known in formats else why_not_an_image(data)
         if known == "TIFF":
             why += ", or has samples that are not read, such as 64-bit floats: save it with 8 or 16 bits"
         raise ImageError(why) from None

@@ -223,3 +223,12 @@ def test_the_tables_of_a_jpeg_come_with_its_picture() -> None:
     with Image.open(io.BytesIO(data)) as raw:
         assert decode(data, shortest=16).tables == getattr(raw, "quantization", None) != {}
     assert decode(encoded(scene(), "PNG")).tables is None
+
+
+def test_a_plugin_that_cannot_be_loaded_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    images._formats.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_PLUGINS", ("Jpeg", "NoSuch"))
+        with pytest.raises(ModuleNotFoundError, match="NoSuchImagePlugin"):
+            decode(encoded(Image.new("RGB", (40, 40), "red"), "PNG"))
+    assert decode(encoded(Image.new("RGB", (40, 40), "red"), "PNG")).width == 40
