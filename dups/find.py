@@ -26,7 +26,7 @@ from .. import __version__
 from ..errors import StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store
-from ..store.vectors import Vectors
+from ..store.vectors import VectorBlocks
 from .agreements import Agreements
 from .calibration import check_expected
 from .default_calibration import (
@@ -186,7 +186,7 @@ def find_duplicates(
             inside, facts = None, None
             by_quality = keeper == "best" and key == "image_sha256"
             # Read while pictures are.
-            read = beside.submit(lambda: None if feature is None else store.vectors(feature))
+            read = beside.submit(lambda: None if feature is None else store.vector_blocks(feature))
             if viewed:
                 new = make_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
@@ -260,7 +260,8 @@ def find_duplicates(
             del items, texts
             chosen: Engine = Exact()
             if engine == "faiss":
-                chosen = choose_engine(store, feature, contents.rows, rows, vectors, threads=threads)
+                stored = None if vectors is None else vectors.whole
+                chosen = choose_engine(store, feature, contents.rows, rows, stored, threads=threads)
             groups = grouping(grouping_by, len(contents))
             rest.enter_context(one_thread())
             search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
@@ -518,7 +519,7 @@ class _Drawn:
 
     hashes: np.ndarray  # uint64 (n,)
     hashed: np.ndarray  # bool (n,)
-    stored: Vectors | None
+    stored: VectorBlocks | None
     with_vector: np.ndarray  # int64 (m,): their numbers
     rows: np.ndarray  # int64 (m,): their rows in the feature's table
     digests: np.ndarray  # str (m,): sha256
@@ -526,7 +527,7 @@ class _Drawn:
 
     @classmethod
     def of(
-        cls, ranked: RankedItems, items: pa.Table, key: str, vectors: Vectors | None, scratch: Path
+        cls, ranked: RankedItems, items: pa.Table, key: str, vectors: VectorBlocks | None, scratch: Path
     ) -> _Drawn:
         """Gather them, in the order of preference."""
         best = pa.array(ranked.best)
@@ -552,7 +553,7 @@ class _Drawn:
     def vectors(self) -> np.ndarray:
         """The stored vectors (m, d), of which there may be a copy on disk."""
         assert self.stored is not None
-        return in_order(self.stored.X, self.rows, self.scratch)
+        return in_order(self.stored.whole.X, self.rows, self.scratch)
 
     def take(self, at: np.ndarray) -> np.ndarray:
         """Stored vectors of a few."""
@@ -568,7 +569,7 @@ def _contents(
         return Contents(drawn.hashes, drawn.hashed, rule)
     squares = None
     if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(drawn.rows):
-        shape = len(drawn.rows), drawn.stored.blocks[0].shape[1]
+        shape = len(drawn.rows), drawn.stored.dim
         # More than that lies on disk.
         room = np.empty(shape, np.float32) if 4 * shape[0] * shape[1] <= MOST_MAPPED else None
         if room is None:

@@ -31,7 +31,7 @@ from .schema import (
     label_columns,
 )
 from .table import Table
-from .vectors import TokenStates, Vectors, load_tokens, load_vectors, pad_tokens, take_float32
+from .vectors import TokenStates, VectorBlocks, Vectors, load_blocks, load_tokens, pad_tokens, take_float32
 
 #: Version of the store's layout that this code writes, and the newest that it reads.
 FORMAT_VERSION = 1
@@ -316,6 +316,10 @@ class Store:
         StoreError
             If there is no such feature, or it holds tokens.
         """
+        return self.vector_blocks(name).whole
+
+    def vector_blocks(self, name: str) -> VectorBlocks:
+        """As `vectors`, for who needs few of them: where few came after a copy was made, none is made anew for these."""
         table = self.feature_table(name)
         if "vector" not in table.snapshot().schema.names:
             raise StoreError(f"the feature {name} holds tokens, not one vector a content; use tokens()")
@@ -440,8 +444,8 @@ class Store:
 
         return query(self, sql)
 
-    def _load(self, name: str, snapshot: Snapshot) -> Vectors:
-        return load_vectors(snapshot, snapshot.spec["key"], self.path / "cache" / "features" / name)
+    def _load(self, name: str, snapshot: Snapshot) -> VectorBlocks:
+        return load_blocks(snapshot, snapshot.spec["key"], self.path / "cache" / "features" / name)
 
     def _folder(self, name: str) -> Path:
         return self.path / "tables" / checked_name(name)

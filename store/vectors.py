@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -193,25 +193,38 @@ class Vectors:
     """All vectors of a feature table."""
 
     keys: pa.ChunkedArray
-    blocks: Sequence[np.ndarray]  # one after the other
+    X: np.ndarray
     digest: str
-    #: Gives them in one, where there are several.
-    joined: Callable[[], np.ndarray] | None = None
 
-    @cached_property
-    def X(self) -> np.ndarray:  # noqa: N802 (as scikit-learn has it)
-        """All of them, (n, dim)."""
-        return self.blocks[0] if self.joined is None else self.joined()
+
+@dataclass(frozen=True)
+class VectorBlocks:
+    """All vectors of a feature table as they were loaded: in one block, or in a mapped copy and few that came after it."""
+
+    keys: pa.ChunkedArray
+    blocks: list[np.ndarray]
+    digest: str
+    joined: Callable[[], np.ndarray]  # gives them in one
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self.blocks[0].shape[1]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Those of some rows, (m, dim), without putting all in one."""
-        found = np.empty((len(rows), self.blocks[0].shape[1]), self.blocks[0].dtype)
+        found = np.empty((len(rows), self.dim), self.blocks[0].dtype)
         start = 0
         for block in self.blocks:
             at = np.flatnonzero((rows >= start) & (rows < start + len(block)))
             found[at] = block[rows[at] - start]
             start += len(block)
         return found
+
+    @cached_property
+    def whole(self) -> Vectors:
+        """All in one."""
+        return Vectors(self.keys, self.joined(), self.digest)
 
 
 def finite_rows(X: np.ndarray, dtype: str = "float16") -> np.ndarray:
@@ -267,9 +280,15 @@ def read_vectors(snapshot: Snapshot) -> np.ndarray:
 
 def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vectors:
     """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
+    return load_blocks(snapshot, key, cache).whole
+
+
+def load_blocks(snapshot: Snapshot, key: str, cache: Path | None = None) -> VectorBlocks:
+    """As `load_vectors`, for who needs few of them: where few came after a copy was made, none is made anew for these."""
     copy = None if cache is None else _open_copy(snapshot, cache, "vector")
     if copy is not None:
-        return Vectors(copy[0]["key"], [copy[1]], snapshot.digest)
+        X = copy[1]
+        return VectorBlocks(copy[0]["key"], [X], snapshot.digest, lambda: X)
     keys, blocks = _read_rest(snapshot, key, cache)
 
     def joined() -> np.ndarray:
@@ -283,10 +302,10 @@ def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vec
                     return made[1]
         return X
 
-    # Who needs a few of many that a copy has pays for no new one.
     if len(blocks) > 1 and len(blocks[1]) <= _FEW * len(blocks[0]):
-        return Vectors(keys, blocks, snapshot.digest, joined)
-    return Vectors(keys, [joined()], snapshot.digest)
+        return VectorBlocks(keys, blocks, snapshot.digest, joined)
+    whole = joined()
+    return VectorBlocks(keys, [whole], snapshot.digest, lambda: whole)
 
 
 def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.ChunkedArray, list[np.ndarray]]:

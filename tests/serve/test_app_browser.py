@@ -42,7 +42,7 @@ def test_a_picture_and_a_text_are_tried(url: str, work: Path) -> None:
     with browser_page(url, allowed=("422",)) as page:
         page.goto(url)
         page.set_input_files("input[name=image]", work / "images" / "06.png")
-        assert page.locator(".drop img").is_visible()
+        page.locator(".drop img").wait_for()  # which fails where it does not come to be seen
         page.fill("#text", "sun number6")
         page.click("button.main")
         page.wait_for_selector("[data-answer] .bars")

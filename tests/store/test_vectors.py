@@ -22,6 +22,7 @@ from icehouse.store.schema import features_schema, vector_type
 from icehouse.store.table import Table
 from icehouse.store.vectors import (
     finite_rows,
+    load_blocks,
     load_vectors,
     read_into,
     read_vectors,
@@ -206,15 +207,15 @@ def test_a_few_rows_beside_a_copy_are_taken_without_a_new_one(
     before = sorted(path.name for path in cache.iterdir())
     names = [f"{i:064x}" for i in (42, 43)]
     table.append(pa.table({"image_sha256": names, "vector": vectors_to_arrow(X[42:], "float16")}))
-    grown = load_vectors(table.snapshot(), "image_sha256", cache)
+    grown = load_blocks(table.snapshot(), "image_sha256", cache)
     rows = np.array([43, 0, 42, 41, 43])
     assert np.array_equal(grown.take(rows), X[rows])
     assert grown.take(rows[:0]).shape == (0, 4)
     assert grown.keys.to_pylist() == [f"{i:064x}" for i in range(44)]
     assert sorted(path.name for path in cache.iterdir()) == before
-    assert np.array_equal(grown.X, X)
+    assert np.array_equal(grown.whole.X, X)
     assert {path.name.split(".")[0] for path in cache.iterdir()} == {table.snapshot().digest}
-    assert len(load_vectors(table.snapshot(), "image_sha256", cache).blocks) == 1
+    assert len(load_blocks(table.snapshot(), "image_sha256", cache).blocks) == 1
 
 
 @pytest.mark.parametrize("harm", ["truncate npy", "drop keys", "garbage keys"])
