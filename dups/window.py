@@ -454,7 +454,7 @@ class SlidingWindow:
                     )
             if compare:
                 batch.hash_hits = [self._near_hashes(row) for row in batch.slots.tolist()]
-                batch.view_hits = [self._near_views(batch, j, new) for j in range(len(batch))]
+                batch.view_hits = [self._near_views(batch, j) for j in range(len(batch))]
         return batch
 
     def _fill(self, batch: _Batch) -> np.ndarray:
@@ -507,17 +507,17 @@ class SlidingWindow:
         near = np.bitwise_count(self._hashes[every] ^ self._hashes[row]) <= radius
         return np.flatnonzero((near & self._useful[every]) | (self._turned_from(row, every)[0] > 0))
 
-    def _near_views(self, batch: _Batch, j: int, new: np.ndarray) -> np.ndarray:
-        """Rows of the latest arrivals, and of new ones before it in the batch, with views near those of arrival j."""
+    def _near_views(self, batch: _Batch, j: int) -> np.ndarray:
+        """Rows of the latest arrivals, and of those before it in the batch, with views near those of arrival j."""
         views = batch.views[j]
         if not self.looks_at_views or not views.any():
             return np.empty(0, np.int64)
         agreement = self.rule.agreement is not None
         slots, serials = self.recent.near(views, RADIUS, agreement)
-        before = new[new < j]
-        beside = before[near_views(views, batch.views[before], RADIUS, agreement)]
+        # What is held already, too: it may have left the window by then, and come again.
+        beside = batch.slots[:j][near_views(views, batch.views[:j], RADIUS, agreement)]
         # A row may have been given to another content since.
-        return np.concatenate([slots[self._serials[slots] == serials], batch.slots[beside]])
+        return np.concatenate([slots[self._serials[slots] == serials], beside])
 
     def _result(self, batch: _Batch, j: int) -> StreamResult:
         arrival, row = batch.arrivals[j], int(batch.slots[j])

@@ -143,7 +143,8 @@ def _row(new: Arrival, rule: Rule) -> dict[str, Any]:
     units = np.round(units / (length if length > 0 else 1), 7).astype(np.float32)
     views = np.zeros((1, VIEWS), np.uint64) if new.views is None else new.views[None]
     seen = None if rule.local.hashes is None else ViewHashes(views, informative(views), 0)
-    made = rule.local.neighbourhoods(units, seen)
+    # Products of another shape are rounded otherwise.
+    made = rule.local.neighbourhoods(units, seen, block=window_module._HELD_AGAINST)
     around = np.array([made.near[0], made.spread[0], made.bits[0], made.sigma[0]])
     return {"Y": units[0].astype(np.float16), "around": around, "views": views[0], "phash": new.phash}
 
@@ -186,6 +187,24 @@ def test_pairs_are_those_of_brute_force(seed: int, capacity: int, sizes: list[in
     assert matched(told(judged(window, stream, sizes)), by_hand(stream, capacity, rule)) > (
         5 if capacity > 3 else 0
     )
+
+
+@pytest.mark.parametrize("sizes", [[1], [9], [6, 3]])
+def test_what_leaves_and_comes_again_in_one_batch_is_seen(sizes: list[int]) -> None:
+    views = np.random.default_rng(0).integers(0, 2**64, (9, VIEWS), dtype=np.uint64)
+    views[8] = views[0] ^ np.uint64(1)
+    capacity, names = RECENT + 1, [*range(RECENT + 1), "b", "c", 0, "near 0"]
+    seen = dict(zip([0, "b", "c", "near 0"], views[[0, 6, 7, 8]], strict=True))
+    others = np.random.default_rng(1).integers(0, 2**64, (len(names), VIEWS), dtype=np.uint64)
+    stream = [
+        Arrival(f"a{k}", str(name), None, None, None, seen.get(name, others[k]), None)
+        for k, name in enumerate(names)
+    ]
+    window = SlidingWindow(capacity, rule=Rule(2, None, view_bits=3))
+    for start in range(0, capacity, 10):
+        judged(window, stream[start : min(start + 10, capacity)], [10])
+    *_, last = judged(window, stream[capacity:], sizes)
+    assert [match.id for match in last.matches] == [f"a{capacity + 2}"]
 
 
 @pytest.mark.slow
