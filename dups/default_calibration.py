@@ -86,6 +86,42 @@ def careful_expected(n: int) -> float:
     return min(max(n, 1) / _CONTENTS_A_FALSE_PAIR, 1.0)
 
 
+@dataclass(frozen=True)
+class DefaultMap:
+    """The map that a search fits to its contents, see `icehouse.dups.calibration.fit_map`."""
+
+    mean: np.ndarray
+    matrix: np.ndarray | None
+    rows: int  # contents that it was fitted to
+
+    @classmethod
+    def of(cls, take: Callable[[np.ndarray], np.ndarray], order: np.ndarray) -> DefaultMap:
+        """Fit it to contents in some order, of which `take` gives the vectors."""
+        some = np.sort(np.random.default_rng(7).permutation(len(order))[:_MAX_FITTED])
+        return cls(*fit_map(take(order[some]), _SHRINKAGE), len(some))
+
+
+def map_beforehand(
+    store: Store, feature: str, take: Callable[[np.ndarray], np.ndarray], digests: np.ndarray
+) -> DefaultMap | None:
+    """Fit the map of contents to be compared, and keep their vectors after it, for which no views are needed.
+
+    `take` gives the vectors of some of them. None where an earlier search has a calibration that holds, or none can be made.
+    """
+    n = len(digests)
+    if n < MIN_REFERENCE or known_calibration(store, feature, n, viewed=True) is not None:
+        return None
+    try:
+        fitted = DefaultMap.of(take, np.argsort(digests))
+    except UsageError:
+        return None
+    shape = n, len(fitted.mean)
+    if 4 * shape[0] * shape[1] <= MOST_MAPPED:
+        room = np.empty(shape, np.float32)
+        mapped_vectors(store, feature, take, digests, fitted.mean, fitted.matrix, room, True)
+    return fitted
+
+
 def default_calibration(
     store: Store,
     feature: str,
@@ -96,12 +132,13 @@ def default_calibration(
     *,
     keep: bool = True,
     unseen: bool = False,
+    fitted: DefaultMap | None = None,
 ) -> Calibration | None:
     """Make the calibration of some contents, or take the one of an earlier search if it still holds.
 
     `vectors` gives their vectors (n, d), `digests` are their contents, `hashes` uint64 (n,) those that say something and 0
-    elsewhere, None where texts are compared. `unseen` as `fit_calibration` takes it. None where there are too few contents,
-    or their vectors tell nothing apart.
+    elsewhere, None where texts are compared. `unseen` and `fitted` as `fit_calibration` takes them. None where there are too
+    few contents, or their vectors tell nothing apart.
     """
     n = len(digests)
     if n < MIN_REFERENCE:
@@ -113,7 +150,9 @@ def default_calibration(
     # By digest, so that it does not depend on how the contents are ranked.
     order = np.argsort(digests)
     try:
-        made = fit_calibration(feature, fingerprint, vectors(), order, hashes, views, unseen=unseen)
+        made = fit_calibration(
+            feature, fingerprint, vectors(), order, hashes, views, unseen=unseen, fitted=fitted
+        )
     except UsageError:
         return None
     if keep:
@@ -147,16 +186,16 @@ def fit_calibration(
     views: ViewHashes | None,
     *,
     unseen: bool = False,
+    fitted: DefaultMap | None = None,
 ) -> Calibration:
     """Fit the map, the local measure, and the bits of hashes to contents taken in some order.
 
     A map holds the contents that it was fitted to farther apart than others. For contents that are `unseen` yet, it is
-    fitted to every other one, and what is left tells what they will look like.
+    fitted to every other one, and what is left tells what they will look like. `fitted` is the map of all, if it is known.
     """
-    rng = np.random.default_rng(7)
     mapped, order = (order[::2], order[1::2]) if unseen else (order, order)
-    fitted = mapped[np.sort(rng.permutation(len(mapped))[:_MAX_FITTED])]
-    mean, matrix = fit_map(X[np.sort(fitted)], _SHRINKAGE)
+    fitted = fitted or DefaultMap.of(X.__getitem__, mapped)
+    mean, matrix = fitted.mean, fitted.matrix
     local, rows = fit_measure(X, order, mean, matrix, views)
     units, seen = local.units, None if views is None else views.subset(rows)
     total = len(units) * (len(units) - 1) // 2
@@ -164,7 +203,7 @@ def fit_calibration(
     beside = local.neighbourhoods(units, seen)
     related = related_pairs(local, beside, units, None if seen is None else seen.distance(i, j), i, j)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
-    made = Calibration(feature, fingerprint, mean, matrix, tail, len(fitted), local=local)
+    made = Calibration(feature, fingerprint, mean, matrix, tail, fitted.rows, local=local)
     return made if hashes is None else replace(made, bits=hash_bits(local, hashes[rows], seen, beside))
 
 

@@ -31,10 +31,12 @@ from .agreements import Agreements
 from .calibration import check_expected
 from .default_calibration import (
     MOST_MAPPED,
+    DefaultMap,
     NearCache,
     careful_expected,
     default_calibration,
     held_neighbourhoods,
+    map_beforehand,
     mapped_vectors,
 )
 from .engines import ENGINES, Engine, Exact, JoinOptions, choose_engine
@@ -61,7 +63,7 @@ from .pairs import (
     in_order,
     wide_pairs,
 )
-from .processes import one_thread, submit
+from .processes import one_thread, started, submit
 from .results import (
     LABEL,
     PairWriter,
@@ -100,11 +102,11 @@ from .variants import (
 )
 from .views import (
     MAX_VIEWED,
+    begin_views,
     confirmed_pairs,
     content_shares,
     have_cells,
     load_views,
-    make_views,
     start_measuring,
     thumbs_of,
     turned_copies,
@@ -187,12 +189,19 @@ def find_duplicates(
             by_quality = keeper == "best" and key == "image_sha256"
             # Read while pictures are.
             read = beside.submit(lambda: None if feature is None else store.vector_blocks(feature))
+            fitted = None
+            if started():
+                # These take the other processors.
+                rest.enter_context(one_thread())
             if viewed:
-                new = make_views(store, items, progress=progress, threads=threads)
+                new, finish = begin_views(store, items, threads)
+                if new and started() and made.source == DEFAULT_SOURCE and where is None:
+                    fitted = _map_beforehand(store, feature, items, key, read.result())
+                finish(progress)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             vectors = read.result()
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
-            drawn = _Drawn.of(ranked, items, key, vectors, scratch)
+            drawn = _Drawn.of(ranked.best, items, key, vectors, scratch)
             hashed_views = None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
@@ -208,6 +217,7 @@ def find_duplicates(
                     feature,
                     drawn,
                     hashed_views,
+                    fitted,
                     made,
                     automatic,
                     careful_expected(n) if expected_false_pairs is None else expected_false_pairs,
@@ -480,13 +490,18 @@ def _ranked_items(
         standing = (2 * told["there"] + told["link"])[order]
     items = items.take(pa.array(order))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
-    content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
-    content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
-    numbers, first = np.unique(content, return_index=True)
-    best = first[numbers >= 0].astype(np.int64)
+    content, best = _contents_in(items, key)
     paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
     ranked = RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best)
     return ranked, items, standing[best]
+
+
+def _contents_in(items: pa.Table, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each item's content, -1 where it has none, and the first item of each, both int64."""
+    content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
+    content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
+    numbers, first = np.unique(content, return_index=True)
+    return content, first[numbers >= 0].astype(np.int64)
 
 
 def inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
@@ -527,10 +542,10 @@ class _Drawn:
 
     @classmethod
     def of(
-        cls, ranked: RankedItems, items: pa.Table, key: str, vectors: VectorBlocks | None, scratch: Path
+        cls, first: np.ndarray, items: pa.Table, key: str, vectors: VectorBlocks | None, scratch: Path
     ) -> _Drawn:
-        """Gather them, in the order of preference."""
-        best = pa.array(ranked.best)
+        """Gather them, of the items that are the `first` of each content, in their order."""
+        best = pa.array(first)
         hashes = items["phash"].take(best)
         hashed = pc.is_valid(hashes).to_numpy()
         values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
@@ -559,6 +574,16 @@ class _Drawn:
         """Stored vectors of a few."""
         assert self.stored is not None
         return self.stored.take(self.rows[at])
+
+
+def _map_beforehand(
+    store: Store, feature: str | None, items: pa.Table, key: str, vectors: VectorBlocks | None
+) -> DefaultMap | None:
+    """What `map_beforehand` makes of the contents of items, whose order of preference is not known yet."""
+    if feature is None or vectors is None:
+        return None
+    drawn = _Drawn.of(_contents_in(items, key)[1], items, key, vectors, Path())
+    return map_beforehand(store, feature, drawn.take, drawn.digests)
 
 
 def _contents(
@@ -590,6 +615,7 @@ def _default_rule(
     feature: str,
     drawn: _Drawn,
     views: tuple[np.ndarray, np.ndarray] | None,
+    fitted: DefaultMap | None,
     rule: Rule,
     automatic: bool,
     expected: float,
@@ -604,7 +630,7 @@ def _default_rule(
     seen = None if views is None else ViewHashes(views[0][at], views[1][at], 0)
     told = None if rule.hamming is None else hashes
     calibration = default_calibration(
-        store, feature, lambda: drawn.vectors, drawn.digests, told, seen, keep=keep
+        store, feature, lambda: drawn.vectors, drawn.digests, told, seen, keep=keep, fitted=fitted
     )
     if calibration is None:
         rule, note = near_certain_rule(drawn.vectors, hashes, seen, rule, n, automatic, expected)

@@ -47,7 +47,7 @@ from ..store.table import Table
 from .hashing import distinct
 from .processes import measured, started
 from .quality import BINS, FACTS, FACTS_VERSION, RELATIONS_VERSION, SMALL, Facts, Relation, compare, measure
-from .views import append_measured, measured_row
+from .views import begin_measured, measured_row
 
 if TYPE_CHECKING:
     from .pairs import Contents
@@ -608,7 +608,7 @@ def choose_keepers(
             have.update(row["image_sha256"] for row in rows)
     named = zip((known[number] for number in wanted.tolist()), files, strict=True)
     todo = {digest: [Path(file)] for digest, file in named if file and digest not in have}
-    append_measured(table, _SCHEMA, todo, _facts_of, progress, threads)
+    begin_measured(table, _SCHEMA, todo, _facts_of, threads)(progress)
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
     again: list[np.ndarray] = []

@@ -66,7 +66,13 @@ _SCHEMA = pa.schema(
 #: Shortest side, in pixels, that a picture may be decoded to for its views.
 _SHORTEST = 256
 _WRITTEN = 2048  # contents after which a part is written
+_MEASURING = 0.001  # seconds that a picture takes
 _READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
+
+#: Called with what is done, and of how many.
+Progress = Callable[[int, int], None]
+#: What ends that which was begun.
+Finish = Callable[[Progress | None], None]
 
 
 def start_measuring(store: Store, contents: int, threads: int | None) -> None:
@@ -79,10 +85,20 @@ def make_views(
     store: Store,
     items: pa.Table,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     threads: int | None = None,
-) -> dict[str, list[Path]]:
-    """Make the views of each row's image that the store has not yet; gives these contents, and the files of each."""
+) -> None:
+    """Make the views of each row's image that the store has not yet."""
+    begin_views(store, items, threads)[1](progress)
+
+
+def begin_views(
+    store: Store, items: pa.Table, threads: int | None = None
+) -> tuple[dict[str, list[Path]], Finish]:
+    """Begin to make the views of each row's image that the store has not yet.
+
+    Gives these contents with the files of each, and what makes the rest: see `begin_measured`.
+    """
     table = _table(store)
     keys = items["image_sha256"].cast(pa.string()).combine_chunks()
     known = table.snapshot().read(["image_sha256"])["image_sha256"]
@@ -92,37 +108,42 @@ def make_views(
         files = todo.setdefault(row["image_sha256"], [])
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])
-    append_measured(table, _SCHEMA, todo, _views_of, progress, threads)
-    return todo
+    return todo, begin_measured(table, _SCHEMA, todo, _views_of, threads, _MEASURING)
 
 
-def append_measured(
+def begin_measured(
     table: Table,
     schema: pa.Schema,
     todo: Mapping[str, Sequence[Path]],
     measure: Callable[[bytes], dict[str, Any]],
-    progress: Callable[[int, int], None] | None,
     threads: int | None,
-) -> None:
-    """Append to a table of contents what `measure` makes of each in `todo`, from the first file that still holds it.
+    seconds: float = 0.0,
+) -> Finish:
+    """Begin to append to a table of contents what `measure` makes of each in `todo`, in about so many seconds.
 
-    A content of which every file is gone, unreadable, or not what it was has no row.
+    Of each, the first file that still holds it is measured; a content of which every file is gone, unreadable, or not what
+    it was has no row. Processes that are started begin at once; what this gives takes their rows, and measures the others.
     """
-    rows = []
-    for done, row in enumerate(measured(partial(measured_row, measure), list(todo.items()), threads), 1):
-        if row is not None:
-            rows.append(row)
-        if rows and (len(rows) == _WRITTEN or done == len(todo)):
-            table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
-            rows = []
-        if progress:
-            progress(done, len(todo))
+    made = measured(partial(measured_row, measure), list(todo.items()), threads, seconds=seconds)
+
+    def finish(progress: Progress | None) -> None:
+        rows = []
+        for done, row in enumerate(made, 1):
+            if row is not None:
+                rows.append(row)
+            if rows and (len(rows) == _WRITTEN or done == len(todo)):
+                table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
+                rows = []
+            if progress:
+                progress(done, len(todo))
+
+    return finish
 
 
 def measured_row(
     measure: Callable[[bytes], dict[str, Any]], source: tuple[str, Sequence[Path]]
 ) -> dict[str, Any] | None:
-    """The row of a content, as `append_measured` appends it."""
+    """The row of a content, as `begin_measured` has it appended."""
     digest, files = source
     for file in files:
         with contextlib.suppress(ImageError, OSError, ValueError):
@@ -164,7 +185,7 @@ def load_views(
     items: pa.Table,
     *,
     make: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Get the hashes of the views of each row's image, making those that the store has not yet unless `make` is false.
@@ -318,6 +339,7 @@ def _views_of(data: bytes) -> dict[str, Any]:
 
 _SIDE = 32  # of the picture that a pHash is taken of
 _LOW = 8  # coefficients a side that it keeps
+_TOGETHER = 16  # rows of crops that are made by one product
 _FINE = 128  # side of the picture that crops are made of
 _GRID = 256  # of the picture in which margins and parts are looked for
 _MAX_MARGIN = 0.4  # of a side may be margin
@@ -467,7 +489,7 @@ def _view_hashes(whole: np.ndarray, trimmed: np.ndarray) -> tuple[np.ndarray, np
     full, crops = _transforms()
     # Scaling a crop and its cosine transform are both linear, so that a crop costs two products of small matrices. They stay
     # as small as this, since BLAS spreads larger ones over threads of its own, which fight with those that hash.
-    rows = crops @ trimmed
+    rows = crops.reshape(-1, _TOGETHER, _FINE) @ trimmed
     cuts, places = len(CUTS), len(PLACES)
     parts = rows.reshape(cuts, places * _LOW, _FINE) @ crops.reshape(cuts, places * _LOW, _FINE).transpose(
         0, 2, 1

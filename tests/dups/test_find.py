@@ -364,7 +364,7 @@ def test_what_a_stage_would_refuse_is_refused_before_any_begins(
 ) -> None:
     items, vectors = made_items(n=12)
     store = filled(tmp_path / "s", items, vectors)
-    monkeypatch.setattr(find_module, "make_views", lambda *_, **__: pytest.fail("minutes of hashing"))
+    monkeypatch.setattr(find_module, "begin_views", lambda *_, **__: pytest.fail("minutes of hashing"))
     for arguments in ({"rule": 95}, {"hamming": 99}, {"threads": 0}, {"device": "abacus"}):
         with pytest.raises(UsageError):
             find_duplicates(store, **arguments)  # type: ignore[arg-type]

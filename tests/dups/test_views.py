@@ -21,10 +21,10 @@ from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.rule import Rule
 from icehouse.dups.views import (
     TABLE,
+    begin_views,
     content_shares,
     load_thumbs,
     load_views,
-    make_views,
     picture_views,
     read_views,
 )
@@ -285,11 +285,11 @@ def test_what_comes_while_images_are_hashed_has_not_been_looked_at(
     late.mkdir()
     picture(77, 160, 120).save(late / "late.png")
 
-    def slow(*arguments: object, **options: object) -> dict[str, list[Path]]:
+    def slow(*arguments: object) -> object:
         embed_sources([late], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-        return make_views(*arguments, **options)  # type: ignore[arg-type]
+        return begin_views(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("icehouse.dups.find.make_views", slow)
+    monkeypatch.setattr("icehouse.dups.find.begin_views", slow)
     found = find_duplicates(store, feature=None)
     added = {
         row["item_id"]: row["added"]
