@@ -202,7 +202,8 @@ def find_duplicates(
             vectors = read.result()
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
             drawn = _Drawn.of(ranked.best, items, key, vectors, scratch)
-            hashed_views = None
+            hashed_views, parts, wide = None, None, None
+            by_itself = made.source == DEFAULT_SOURCE and feature is not None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
                 # Absolute: another process may have another working directory.
@@ -211,6 +212,11 @@ def find_duplicates(
                 turned = submit(threads, turned_copies, path, seen, near, where is None)
                 if inside is not None and not np.isnan(inside).all():
                     hashed_views = load_views(store, items.take(pa.array(ranked.best)), make=False)
+                every = None if hashed_views is None else ViewHashes(*hashed_views, 0)
+                known = NearCache.of(near, seen, every, drawn.with_vector, where is None)
+                if every is not None and by_itself:
+                    # What a search finds out for itself asks for no agreement, and for a local measure nearly always.
+                    wide = submit(threads, wide_pairs, known, every)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
                     store,
@@ -224,12 +230,10 @@ def find_duplicates(
                     where is None,
                 )
                 remarks += told
-            parts, wide = None, None
             if viewed:
                 parts, unseen = _views(hashed_views, len(seen), made, expected_false_pairs or 1.0)
                 remarks += unseen
-                known = NearCache.of(near, seen, parts, drawn.with_vector, where is None)
-                if parts is not None and made.local is not None:
+                if parts is not None and made.local is not None and not by_itself:
                     wide = submit(threads, wide_pairs, known, parts)
                 if by_quality:
                     fresh = pc.is_in(seen, value_set=pa.array(new, pa.string()))

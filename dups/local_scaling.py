@@ -21,6 +21,9 @@ the join finds exactly these.
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ import numpy as np
 from ..errors import UsageError, count_of
 from .hashing import WHOLE_VIEWS, ViewHashes
 from .join import MAX_ASKED
+from .processes import one_thread
 
 #: Contents that others are held against.
 MAX_REFERENCE = 3000
@@ -58,7 +62,7 @@ _UNKNOWN = (0.4, 0.2, 0.1, 0.05, 0.0, 0.0)
 _MORE_UNKNOWN, _STANDING_OUT, _BLIND = (1.0, 2.5, 5.0), 0.5, 0.1
 #: Copies of copies that are of one group, at most: as a share of all contents, and where these are few.
 _LARGEST_CHAIN, _CHAIN = 0.03, 30
-_BLOCK = 256
+_BLOCK, _MANY_BLOCKS = 256, 8
 #: Pairs whose views are compared at once, and rows of all pairs.
 _COMPARED, _ROWS = 512, 16
 #: Bits between hashes that have nothing to do with one another.
@@ -177,11 +181,12 @@ class LocalMeasure:
         """
         m, n = len(self.units), len(X)
         made = np.empty((4, n))
-        padded = np.zeros((block, self.units.shape[1]), np.float32)
         looked_at, around = min(_LOOKED_AT, m - 1), min(_AROUND, m - 1)
-        for start in range(0, n, block):
+
+        def hold(start: int) -> None:
             stop = min(start + block, n)
             # Blocks of one shape: a row's products must not depend on how many others there are.
+            padded = np.zeros((block, self.units.shape[1]), np.float32)
             padded[: stop - start] = X[start:stop]
             cosine = np.round((padded @ self.units.T)[: stop - start], _DECIMALS)
             nearest = np.argpartition(-cosine, looked_at, axis=1)[:, :looked_at]
@@ -190,6 +195,15 @@ class LocalMeasure:
             nearest = np.take_along_axis(nearest, order, 1)
             values = np.take_along_axis(cosine, nearest, 1)
             made[:, start:stop] = self._judged(nearest, values, around, views, start)
+
+        starts = range(0, n, block)
+        if len(starts) < _MANY_BLOCKS:
+            for start in starts:
+                hold(start)
+        else:
+            # Most of it is no product, which BLAS would spread over its threads.
+            with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+                deque(pool.map(hold, starts), 0)
         return Neighbourhoods(*np.round(made, _DECIMALS))
 
     def _judged(
