@@ -5,13 +5,22 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from galleries import embedded
+from icehouse.dups import find as find_module
+from icehouse.dups import local_scaling as local_scaling_module
 from icehouse.dups import pairs as pairs_module
+from icehouse.dups import processes
 from icehouse.dups.calibration import Calibration
-from icehouse.dups.default_calibration import fit_calibration, held_neighbourhoods, near_certain_cosine
+from icehouse.dups.default_calibration import (
+    fit_calibration,
+    held_neighbourhoods,
+    known_calibration,
+    near_certain_cosine,
+)
 from icehouse.dups.engines import Exact, Faiss, JoinOptions, TemporaryIndex
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
@@ -140,6 +149,16 @@ def test_a_content_has_its_neighbourhood_whatever_else_is_asked_for() -> None:
         np.testing.assert_array_equal(getattr(whole, name)[pick], getattr(part, name))
 
 
+def test_threads_hold_contents_against_the_reference_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, views, _ = planted(3)
+    measure, told = fit_local(X, views, len(X)), []
+    for least in (1, 1000):
+        monkeypatch.setattr(local_scaling_module, "_MANY_BLOCKS", least)
+        told.append(measure.neighbourhoods(X, views, block=16))
+    for name in Neighbourhoods.__dataclass_fields__:
+        np.testing.assert_array_equal(*(getattr(each, name) for each in told))
+
+
 def test_more_contents_and_fewer_false_pairs_ask_for_more_evidence() -> None:
     X, views, _ = planted()
     measure = fit_local(X, views, len(X))
@@ -238,6 +257,36 @@ def test_a_search_makes_the_measure_and_keeps_it(pictures: Path, tmp_path: Path)
         find_duplicates(store, feature="toy-a/image/joint", rule=0.99).summary["parameters"]["measure"]
         == "cosine"
     )
+
+
+@pytest.mark.slow
+def test_a_map_that_is_fitted_while_views_are_made_is_that_of_the_search(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MANY", 0)
+    beforehand, fitted, found, calibrations = find_module.map_beforehand, [], [], []
+
+    def told(*given: Any) -> Any:
+        fitted.append(beforehand(*given))
+        return fitted[-1]
+
+    monkeypatch.setattr(find_module, "map_beforehand", told)
+    feature = "toy-a/image/joint"
+    for threads in (1, 2):
+        store = embedded(pictures, tmp_path / f"s{threads}")
+        found.append(find_duplicates(store, feature=feature, threads=threads))
+        made = known_calibration(store, feature, 115, viewed=True)
+        assert made is not None
+        calibrations.append(made)
+        # Views are made once, and a map that holds is not fitted again.
+        assert find_duplicates(store, feature=feature, threads=threads).pairs().equals(found[-1].pairs())
+    (early,), (one, two) = fitted, calibrations
+    assert early is not None
+    for made in (one, two):
+        np.testing.assert_array_equal(made.mean, early.mean)
+        np.testing.assert_array_equal(made.matrix, early.matrix)
+    assert found[0].pairs().equals(found[1].pairs())
+    assert len(found[0].pairs()) >= 5
 
 
 def test_neighbourhoods_of_new_contents_are_added_to_those_that_are_kept(
