@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .agreements import BEYOND_DOUBT, VAGUE, Agreements, decide
+from .agreements import BEYOND_DOUBT, STRICT, VAGUE, Agreements, decide
 from .confirm import PixelPairs
 from .default_calibration import MAX_KEPT, NearCache, measure_digest
 from .engines import Engine, Exact, JoinOptions, pairs_of
@@ -302,8 +302,7 @@ class Contents:
         if self.rule.agreeing is None or self.agreements is None or not len(self.looked_at):
             return unlike, vague
         codes = np.minimum(found.i, found.j) * len(self) + np.maximum(found.i, found.j)
-        asked = (found.perceptual | found.embedding) & ~by_pixels
-        at = np.flatnonzero(np.isin(codes, self.looked_at) & asked)
+        at = np.flatnonzero(np.isin(codes, self.looked_at) & (found.perceptual | found.embedding))
         agreed = self.agreements.of(found.i[at], found.j[at])
         # Where a picture has too little detail, or cannot be read again, its hash or vector is all there is.
         short = (agreed > -1) & (agreed < self.rule.agreeing)
@@ -505,11 +504,14 @@ class PairSearch:
             self.expect(np.concatenate([certain, np.stack([i, j])[:, agreed >= AGREEING]], axis=1))
         agreeing = unrelated_agreement(contents, i, j, agreed, evidence, certain)
         contents.rule = replace(contents.rule, agreeing=agreeing)
-        contents.looked_at = self._near_by_chance()
+        by_hash = self._near_by_chance()
+        alike = self._sure_look_alikes(certain) if agreeing >= STRICT else nothing
+        contents.looked_at = np.union1d(by_hash, alike)
         contents.agreements.of(*np.divmod(contents.looked_at, max(len(contents), 1)))
         self.stats["registered"] = {
             "pairs": len(agreed),
-            "by_hashes": len(contents.looked_at),
+            "by_hashes": len(by_hash),
+            "in_no_doubt": len(alike),
             "agreeing": int((agreed >= agreeing).sum()),
             "least": agreeing,
             "evidence": contents.rule.suspected,
@@ -577,6 +579,21 @@ class PairSearch:
         around = crowd[np.stack(np.divmod(codes, n))].max(axis=0) if len(codes) else none
         codes, around = codes[around <= _CROWD], around[around <= _CROWD]
         return np.sort(codes[np.lexsort((codes, around))[: int(suspects(n))]])
+
+    def _sure_look_alikes(self, sure: np.ndarray) -> np.ndarray:
+        """Codes of pairs in no doubt that are registered all the same, as unrelated pictures agree like neighbouring wafers.
+
+        Not those of contents in a crowd, as frames of a film are.
+        """
+        contents, n = self.contents, len(self.contents)
+        codes = np.unique(sure[0] * n + sure[1])
+        if contents.confirmed is not None:
+            codes = np.union1d(codes, contents.confirmed.codes)
+        i, j = np.divmod(codes, max(n, 1))
+        crowd = np.bincount(np.concatenate([i, j]), minlength=n)
+        around = np.maximum(crowd[i], crowd[j])
+        order = np.lexsort((codes, around))
+        return np.sort(codes[order[(around <= _CROWD)[order]]][: int(suspects(n))])
 
     def _near_views(self, views: ViewHashes) -> tuple[np.ndarray, bool]:
         """Pairs that views find, by themselves or with the cosine; see `ViewHashes.pairs`."""

@@ -253,10 +253,20 @@ def test_pairs_are_those_of_brute_force_over_evidence_and_pixels(seed: int) -> N
     linked = contents.confirmed.find(i, j)[0]
     assert linked.sum() == search.stats["registered"]["linked"]
     assert (agreed[linked] >= max(least, 0.75)).all()
+    # Where unrelated pictures agree, what is in no doubt has to agree as well, but in a crowd.
+    sure, looked_at = by_view | (strength >= 10), np.zeros(len(i), bool)
+    if least == STRICT:
+        crowd = np.bincount(np.concatenate([i[sure], j[sure]]), minlength=n)
+        around = np.maximum(crowd[i], crowd[j])
+        chosen = sorted(np.flatnonzero(sure & (around <= 12)), key=lambda k: (around[k], k))[: n // 2]
+        looked_at[chosen] = True
+    assert np.array_equal(contents.looked_at, (i * n + j)[looked_at])
+    short = looked_at & (agreed > -1) & (agreed < least)
     by_view, doubt = by_view | linked, doubt & ~linked
     asked = np.where(least < 0.6, least * np.clip(2 - strength / 5, 0, 1), least)
     unsure = doubt & (strength >= 5) & ~(agreed >= asked) & (np.isnan(agreed) | (agreed >= 0.35))
-    wanted = by_view | (strength >= 10) | (doubt & (agreed >= asked)) | unsure
+    unsure |= short & (agreed >= 0.35)
+    wanted = (by_view | (strength >= 10) | (doubt & (agreed >= asked)) | unsure) & ~(short & (agreed < 0.35))
     assert found == set(zip(i[wanted].tolist(), j[wanted].tolist(), strict=True))
     vague = {
         (a, b)
@@ -328,15 +338,15 @@ def crowded(n_pictures: int, each: int, dim: int, n: int, step: float) -> tuple[
 
 
 def settled(
-    X: np.ndarray, table: np.ndarray, collages: Sequence[int] = ()
+    X: np.ndarray, table: np.ndarray, collages: Sequence[int] = (), evidence: float | None = None
 ) -> tuple[PairSearch, set[tuple[int, int]]]:
     """A search by evidence with agreements that are known, and the pairs that groups are made of."""
     n = len(X)
     measure = fit_local(X[:160], None, 160)  # of one copy each
-    least = measure.threshold(n, 1)
-    rule = Rule(
-        None, None, np.zeros(X.shape[1]), local=measure, evidence=least, suspected=measure.threshold(n, n / 2)
-    )
+    least, suspected = measure.threshold(n, 1), measure.threshold(n, n / 2)
+    if evidence is not None:
+        least, suspected = evidence, evidence * suspected / least
+    rule = Rule(None, None, np.zeros(X.shape[1]), local=measure, evidence=least, suspected=suspected)
     contents = Contents(np.zeros(n, np.uint64), np.zeros(n, bool), rule, X, np.arange(n))
     contents.collages[list(collages)] = True
     contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(table)
@@ -365,6 +375,27 @@ def test_copies_of_copies_do_not_make_agreement_look_ordinary() -> None:
         )
         > 0
     )
+
+
+def test_what_stands_out_beyond_doubt_must_agree_where_unrelated_pictures_do() -> None:
+    """Neighbouring wafers stand out as much as copies do."""
+    X, of = crowded(24, 2, 24, 240, 0.01)
+    copies = {(int(k), row) for row, k in enumerate(of) if k != row}
+    like = {pair for pair in copies if pair[0] % 2}
+    table = np.where(of[:, None] == of, 0.95, 0.05)
+    for i, j in like:
+        table[i, j] = table[j, i] = 0.2
+    search, found = settled(X, table, evidence=4.0)
+    assert search.stats["registered"]["least"] < STRICT
+    assert found >= copies
+    search, found = settled(X, np.where(table == 0.05, 0.4, table), evidence=4.0)
+    assert search.stats["registered"]["least"] == STRICT
+    assert found & copies == copies - like
+    # Of a crowd, such as frames of a film, none is asked.
+    X, of = crowded(2, 16, 24, 240, 0.003)
+    search, found = settled(X, np.where(of[:, None] == of, 0.2, 0.4), evidence=4.0)
+    assert search.stats["registered"]["least"] == STRICT
+    assert {(int(k), row) for row, k in enumerate(of) if k != row} <= found
 
 
 def test_what_others_link_is_a_pair_if_it_agrees() -> None:
@@ -417,6 +448,8 @@ def test_equal_hashes_of_look_alikes_are_looked_at(by_hand: bool, tmp_path: Path
     )
     assert (evidence[:10] >= 6).all()
     looked_at = {(k, k + 40) for k in range(40) if not by_hand and evidence[k] < 6}
+    if search.stats["registered"]["least"] == STRICT:
+        looked_at |= {(k, k + 40) for k in range(40) if evidence[k] >= 6}
     assert set(zip(*(side.tolist() for side in np.divmod(contents.looked_at, n)), strict=True)) == looked_at
     for k in range(40):
         pair = (k, k + 40)
