@@ -189,21 +189,21 @@ def find_duplicates(
             by_quality = keeper == "best" and key == "image_sha256"
             # Read while pictures are.
             read = beside.submit(lambda: None if feature is None else store.vector_blocks(feature))
-            fitted = None
+            # By which the rule is yet to be fitted.
+            fitted_to, fitted = feature if made.source == DEFAULT_SOURCE else None, None
             if started():
                 # These take the other processors.
                 rest.enter_context(one_thread())
             if viewed:
                 new, finish = begin_views(store, items, threads)
-                if new and started() and made.source == DEFAULT_SOURCE and where is None:
-                    fitted = _map_beforehand(store, feature, items, key, read.result())
+                if new and started() and fitted_to is not None and where is None:
+                    fitted = _map_beforehand(store, fitted_to, items, key, read.result())
                 finish(progress)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             vectors = read.result()
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
             drawn = _Drawn.of(ranked.best, items, key, vectors, scratch)
             hashed_views, parts, wide = None, None, None
-            by_itself = made.source == DEFAULT_SOURCE and feature is not None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
                 # Absolute: another process may have another working directory.
@@ -214,13 +214,13 @@ def find_duplicates(
                     hashed_views = load_views(store, items.take(pa.array(ranked.best)), make=False)
                 every = None if hashed_views is None else ViewHashes(*hashed_views, 0)
                 known = NearCache.of(near, seen, every, drawn.with_vector, where is None)
-                if every is not None and by_itself:
+                if every is not None and fitted_to is not None:
                     # What a search finds out for itself asks for no agreement, and for a local measure nearly always.
                     wide = submit(threads, wide_pairs, known, every)
-            if made.source == DEFAULT_SOURCE and feature is not None:
+            if fitted_to is not None:
                 made, told = _default_rule(
                     store,
-                    feature,
+                    fitted_to,
                     drawn,
                     hashed_views,
                     fitted,
@@ -233,7 +233,7 @@ def find_duplicates(
             if viewed:
                 parts, unseen = _views(hashed_views, len(seen), made, expected_false_pairs or 1.0)
                 remarks += unseen
-                if parts is not None and made.local is not None and not by_itself:
+                if parts is not None and made.local is not None and fitted_to is None:
                     wide = submit(threads, wide_pairs, known, parts)
                 if by_quality:
                     fresh = pc.is_in(seen, value_set=pa.array(new, pa.string()))
@@ -581,10 +581,10 @@ class _Drawn:
 
 
 def _map_beforehand(
-    store: Store, feature: str | None, items: pa.Table, key: str, vectors: VectorBlocks | None
+    store: Store, feature: str, items: pa.Table, key: str, vectors: VectorBlocks | None
 ) -> DefaultMap | None:
     """What `map_beforehand` makes of the contents of items, whose order of preference is not known yet."""
-    if feature is None or vectors is None:
+    if vectors is None:
         return None
     drawn = _Drawn.of(_contents_in(items, key)[1], items, key, vectors, Path())
     return map_beforehand(store, feature, drawn.take, drawn.digests)

@@ -22,7 +22,6 @@ the join finds exactly these.
 from __future__ import annotations
 
 import os
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +61,9 @@ _UNKNOWN = (0.4, 0.2, 0.1, 0.05, 0.0, 0.0)
 _MORE_UNKNOWN, _STANDING_OUT, _BLIND = (1.0, 2.5, 5.0), 0.5, 0.1
 #: Copies of copies that are of one group, at most: as a share of all contents, and where these are few.
 _LARGEST_CHAIN, _CHAIN = 0.03, 30
-_BLOCK, _MANY_BLOCKS = 256, 8
+_BLOCK = 256
+#: Blocks from which on threads take turns, so many: each holds some 12 MB.
+_MANY_BLOCKS, _THREADS = 8, 4
 #: Pairs whose views are compared at once, and rows of all pairs.
 _COMPARED, _ROWS = 512, 16
 #: Bits between hashes that have nothing to do with one another.
@@ -202,8 +203,8 @@ class LocalMeasure:
                 hold(start)
         else:
             # Most of it is no product, which BLAS would spread over its threads.
-            with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-                deque(pool.map(hold, starts), 0)
+            with one_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+                list(pool.map(hold, starts))
         return Neighbourhoods(*np.round(made, _DECIMALS))
 
     def _judged(

@@ -237,7 +237,7 @@ class Contents:
         embedding, vague = self._agreed(found)
         differs = np.where(vague & (differs == 0), np.int8(DETAIL), differs)
         by_pixels = np.zeros(len(i), bool) if self.confirmed is None else self.confirmed.find(i, j)[0]
-        unlike, vague = self._unlike(found, by_pixels)
+        unlike, vague = self._unlike(found)
         differs = np.where(vague & (differs == 0), np.int8(DETAIL), differs)
         asked = (found.perceptual | embedding) & ~by_pixels & (differs == 0)
         refuted = self._refuted(i, j, found.cosine, asked) | unlike
@@ -296,7 +296,7 @@ class Contents:
         embedding[at] = same | vague[at]
         return embedding, vague
 
-    def _unlike(self, found: FoundPairs, by_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _unlike(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
         """Tell which pairs that were looked at, see `looked_at`, pixels refute, and of which these decide nothing."""
         unlike, vague = np.zeros(len(found), bool), np.zeros(len(found), bool)
         if self.rule.agreeing is None or self.agreements is None or not len(self.looked_at):
@@ -575,25 +575,29 @@ class PairSearch:
             # By the cosine alone: that a hash is rare says nothing where many are equal.
             alone = contents.evidence(found.i, found.j, found.cosine, None)
             kept.append(codes[near & (alone < rule.evidence)])
-        codes = np.concatenate(kept)
-        around = crowd[np.stack(np.divmod(codes, n))].max(axis=0) if len(codes) else none
-        codes, around = codes[around <= _CROWD], around[around <= _CROWD]
-        return np.sort(codes[np.lexsort((codes, around))[: int(suspects(n))]])
+        return self._in_no_crowd(np.concatenate(kept), crowd)
 
     def _sure_look_alikes(self, sure: np.ndarray) -> np.ndarray:
         """Codes of pairs in no doubt that are registered all the same, as unrelated pictures agree like neighbouring wafers.
 
-        Not those of contents in a crowd, as frames of a film are.
+        Not those of a collage and what is in it.
         """
-        contents, n = self.contents, len(self.contents)
-        codes = np.unique(sure[0] * n + sure[1])
-        if contents.confirmed is not None:
-            codes = np.union1d(codes, contents.confirmed.codes)
-        i, j = np.divmod(codes, max(n, 1))
-        crowd = np.bincount(np.concatenate([i, j]), minlength=n)
-        around = np.maximum(crowd[i], crowd[j])
-        order = np.lexsort((codes, around))
-        return np.sort(codes[order[(around <= _CROWD)[order]]][: int(suspects(n))])
+        confirmed, n = self.contents.confirmed, len(self.contents)
+        codes = sure[0] * n + sure[1]
+        if confirmed is not None:
+            same = confirmed.container == 0
+            codes = np.setdiff1d(np.union1d(codes, confirmed.codes[same]), confirmed.codes[~same])
+        codes = np.unique(codes)
+        return self._in_no_crowd(codes, np.bincount(np.concatenate(np.divmod(codes, max(n, 1))), minlength=n))
+
+    def _in_no_crowd(self, codes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """Codes of contents that few others are near to, `crowd` (n,); of those with the fewest, as many as `suspects` has.
+
+        Frames of a film have hundreds.
+        """
+        around = crowd[np.stack(np.divmod(codes, max(len(crowd), 1)))].max(axis=0, initial=0)
+        codes, around = codes[around <= _CROWD], around[around <= _CROWD]
+        return np.sort(codes[np.lexsort((codes, around))[: int(suspects(len(crowd)))]])
 
     def _near_views(self, views: ViewHashes) -> tuple[np.ndarray, bool]:
         """Pairs that views find, by themselves or with the cosine; see `ViewHashes.pairs`."""
